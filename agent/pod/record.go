@@ -1,0 +1,72 @@
+package pod
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Record is what a pod's worker keeps on disk: the facts about the pod that
+// nothing on the host can tell again. Decide returns the next Record; the
+// worker stores it, if it changed, before it starts what was decided.
+type Record struct {
+	Durable Durable
+	Boot    Boot
+}
+
+// Durable survives a power cut (group-committed under the root directory).
+type Durable struct {
+	// Pod is the last known spec, so that a pod whose source is silent after a
+	// restart can still be run, and one whose manifest is gone still be ended
+	// by its own grace period and hooks.
+	Pod    *v1.Pod
+	Source Source
+	// Restarts counts, for each container, the instances that have ever been started.
+	Restarts map[ContainerName]uint32
+	// Outcome is the final status, kept until it is acknowledged and the pod forgotten:
+	// a pod with an Outcome is never started again.
+	Outcome *v1.PodStatus
+	// Termination is the request and its deadline in wall time.
+	Termination *Termination
+}
+
+// Boot is void after a reboot, because what it describes is gone too (under the
+// state directory, no fsync).
+type Boot struct {
+	// StartTime is when the agent first took the pod in.
+	StartTime time.Time
+	// Backoff holds the crash-loop delay of each container.
+	Backoff map[ContainerName]Backoff
+	// Hooked holds instances whose postStart hook has finished.
+	Hooked map[ContainerID]bool
+	// Verdicts holds the latest verdict of each probe of each instance.
+	Verdicts map[ContainerID]map[ProbeKind]ProbeVerdict
+	// Initialized says that every init container has once been done in the current sandbox attempt.
+	Initialized *uint32
+	// Conditions are the last published ones: their transition times must not
+	// move because the agent was restarted.
+	Conditions []v1.PodCondition
+	// Stopping holds the instances whose stop has begun, and until when they may take.
+	Stopping map[ContainerID]Stopping
+	// IPs are the last known addresses of the pod: they outlive the sandbox in its status.
+	IPs []string
+	// Gone holds the last seen state of instances that a recreated sandbox took
+	// away, so that exit codes and last states survive.
+	Gone map[ContainerName]Container
+}
+
+// Backoff is a container's crash-loop delay.
+type Backoff struct {
+	Delay time.Duration
+	// Since is when Delay was last raised.
+	Since time.Time
+}
+
+// Stopping is a stop that has begun.
+type Stopping struct {
+	Deadline time.Time // wall time
+	Reason   Reason
+	Message  string
+	// PreStopDone says that the hook has run, or has used up its time.
+	PreStopDone bool
+}
