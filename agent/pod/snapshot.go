@@ -1,0 +1,41 @@
+package pod
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Snapshot is what a pod's worker publishes after each decision: at most one
+// loop old, immutable, read without locks by everybody else.
+type Snapshot struct {
+	UID     UID
+	At      time.Time
+	Desired Desired
+	// Status is complete as Kubernetes defines it for this pod.
+	Status v1.PodStatus
+	// Observed is what the decision was based on.
+	Observed Observed
+	// InFlight lists the actions that were running.
+	InFlight []Action
+	// Explanation says in plain words where the pod stands.
+	Explanation Explanation
+}
+
+// Explanation answers "why is my pod not running": the one cause that holds the
+// pod up now, since when, and what happens next and when.
+type Explanation struct {
+	// Well is true when nothing holds the pod up (it runs and is ready, or has completed).
+	Well bool
+	// Cause is one sentence for a person.
+	Cause string
+	// Reason is the Kubernetes word nearest to Cause.
+	Reason Reason
+	// Container is the container concerned, if it is one.
+	Container ContainerName
+	// Since is when the cause began.
+	Since time.Time
+	// Next says what is tried next, or what the person must do; NextAt when (zero: when something changes).
+	Next   string
+	NextAt time.Time
+}
