@@ -1,0 +1,77 @@
+# Berth: `make run` shows it running, `make test` checks everything, `make help` lists the rest.
+SHELL := /bin/sh
+# Go may be installed and yet not on root's PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin:/usr/sbin:/sbin
+# The clone may belong to another user, whose git refuses to stamp the build.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+export CGO_ENABLED ?= 0
+
+VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PREFIX  ?= /usr/local
+ETC     ?= /etc/berth
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## build bin/berth for this machine
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/berth ./cmd/berth
+
+.PHONY: build-all
+build-all: ## build for amd64 and arm64
+	GOARCH=amd64 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/berth-linux-amd64 ./cmd/berth
+	GOARCH=arm64 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/berth-linux-arm64 ./cmd/berth
+
+.PHONY: run
+run: ## install what the host lacks, start the agent, run examples/hello and show it
+	.ci/host-packages run
+	$(MAKE) build
+	sh examples/hello/up.sh
+
+.PHONY: stop
+stop: ## end the pods and the agent that `make run` started
+	sh examples/hello/down.sh
+
+.PHONY: clean-host
+clean-host: stop ## leave no mount, namespace, bridge, cgroup, rule or process of Berth behind
+	@[ -x bin/berth ] || $(MAKE) build
+	bin/berth purge --yes
+
+.PHONY: test
+test: ## install what tests need, then check everything that .ci/run checks
+	.ci/host-packages test
+	sh .ci/check
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	sh .ci/check lint
+
+.PHONY: crash
+crash: ## kill the agent at every failpoint (full run)
+	.ci/host-packages test
+	sh .ci/check crash-full
+
+.PHONY: fuzz
+fuzz: ## fuzz each parser for FUZZTIME (default 5m)
+	sh .ci/check fuzz $(or $(FUZZTIME),5m)
+
+.PHONY: bench
+bench: ## measure Berth and the peer (kubelet, containerd, runc) side by side
+	.ci/host-packages bench
+	$(MAKE) build
+	sh test/bench/run.sh
+
+.PHONY: install
+install: build ## install the binary, the systemd unit and a commented configuration
+	install -D -m 0755 bin/berth $(DESTDIR)$(PREFIX)/bin/berth
+	install -d -m 0755 $(DESTDIR)$(ETC) $(DESTDIR)$(ETC)/manifests $(DESTDIR)$(ETC)/certs.d
+	[ -e $(DESTDIR)$(ETC)/config.yaml ] || { bin/berth config default >$(DESTDIR)$(ETC)/config.yaml.new && mv $(DESTDIR)$(ETC)/config.yaml.new $(DESTDIR)$(ETC)/config.yaml; }
+	mkdir -p $(DESTDIR)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|g; s|@ETC@|$(ETC)|g' cmd/berth/berth.service >$(DESTDIR)/lib/systemd/system/berth.service
+	@echo "installed; start it with: systemctl daemon-reload && systemctl enable --now berth"
+
+.PHONY: uninstall
+uninstall: ## remove what install put in place (configuration and pods stay)
+	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)/lib/systemd/system/berth.service
