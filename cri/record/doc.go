@@ -1,0 +1,16 @@
+// Package record owns the boot-scoped records of sandboxes and containers, and
+// the reservation of their names.
+//
+// A record lives in DIR/<id>/record.json, beside whatever else its owner keeps
+// for that object. It is written by temp and rename, without fsync: what it
+// describes does not outlive the running kernel, and a killed agent loses
+// nothing that write(2) has taken. The kernel's boot ID is inside, so that a
+// record which did outlive a reboot is known to describe nothing.
+//
+// The life of DIR/<id>:
+//
+//	(nothing) ─mkdir─▶ stray ─rename─▶ recorded ─unlink─▶ stray ─rmdir─▶ (nothing)
+//
+// A stray directory has an ID and no readable record: its owner removes what
+// there is of that ID by the ordinary path.
+package record
