@@ -1,0 +1,177 @@
+package mountns
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/berthd/berth/test/failpoint"
+	"golang.org/x/sys/unix"
+)
+
+// starters is how many threads start programs in the oci namespace at once. A
+// start takes about a millisecond, nearly all of it under the fork lock.
+const starters = 2
+
+// Namespaces are the pinned mount namespaces below one directory. All methods
+// may be called at once.
+type Namespaces struct {
+	dir  string
+	log  *slog.Logger
+	pins *thread
+	oci  []*thread    // nil where programs are started plainly
+	free chan *thread // the idle ones of oci
+	once sync.Once    // of Close
+}
+
+// Open enters the namespaces pinned under dir (STATE/ns), making what is
+// missing. Idempotent: after a restart of the agent it finds what it left, after
+// a reboot it begins anew. Needs root.
+//
+// A host whose / is private is made shared first, since neither direction of
+// mount propagation works there; which mounts that touched is kept in
+// dir/made-shared, and Purge undoes it.
+func Open(dir string, log *slog.Logger) (*Namespaces, error) {
+	if err := shareHost(dir, log); err != nil {
+		return nil, err
+	}
+	if err := holdDir(dir); err != nil {
+		return nil, err
+	}
+	n := &Namespaces{dir: dir, log: log}
+	var err error
+	if n.pins, err = n.enter("pins", buildPins); err != nil {
+		return nil, err
+	}
+	if !Hybrid() {
+		return n, nil
+	}
+	n.free = make(chan *thread, starters)
+	for range starters {
+		t, err := n.enter("oci", buildOCI)
+		if err != nil {
+			n.Close()
+			return nil, err
+		}
+		n.oci = append(n.oci, t)
+		n.free <- t
+	}
+	return n, nil
+}
+
+// Hybrid tells whether this host mounts cgroup2 at /sys/fs/cgroup/unified
+// beside version 1 controllers.
+func Hybrid() bool {
+	var top, unified unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &top) == nil && top.Type != unix.CGROUP2_SUPER_MAGIC &&
+		unix.Statfs("/sys/fs/cgroup/unified", &unified) == nil && unified.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// Start is cmd.Start in the mount namespace for OCI runtimes and monitors: on a
+// hybrid host the pinned one, elsewhere the agent's own. The caller waits for
+// cmd as usual, on any goroutine.
+func (n *Namespaces) Start(cmd *exec.Cmd) error {
+	if n.oci == nil {
+		return cmd.Start()
+	}
+	t := <-n.free
+	defer func() { n.free <- t }()
+	return t.do(cmd.Start)
+}
+
+// Close ends the threads; what is pinned stays. Calls after Close fail.
+func (n *Namespaces) Close() {
+	n.once.Do(func() {
+		for _, t := range append([]*thread{n.pins}, n.oci...) {
+			if t != nil {
+				t.close()
+			}
+		}
+	})
+}
+
+// enter returns a thread in the namespace pinned at dir/name. If there is none
+// (never made, or of an earlier boot) build makes one, on that thread.
+func (n *Namespaces) enter(name string, build func() error) (*thread, error) {
+	path := filepath.Join(n.dir, name)
+	f, err := openPinned(path)
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		defer f.Close()
+		t, err := newThread(func() error { return unix.Setns(int(f.Fd()), unix.CLONE_NEWNS) })
+		if err != nil {
+			return nil, fmt.Errorf("entering the mount namespace pinned at %s: %w", path, err)
+		}
+		return t, nil
+	}
+	return n.create(path, build)
+}
+
+func (n *Namespaces) create(path string, build func() error) (*thread, error) {
+	var own string
+	failpoint.Hit("cri/mountns/unshare")
+	t, err := newThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		own = fmt.Sprintf("/proc/%d/task/%d/ns/mnt", unix.Getpid(), unix.Gettid())
+		return build()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the mount namespace for %s (needs CAP_SYS_ADMIN): %w", path, err)
+	}
+	failpoint.Hit("cri/mountns/pin-namespace")
+	if err := bindFile(own, path); err != nil {
+		t.close()
+		return nil, fmt.Errorf("pinning a mount namespace at %s: %w", path, err)
+	}
+	failpoint.Hit("cri/mountns/pin-namespace-done")
+	n.log.Info("mount namespace pinned", "path", path)
+	return t, nil
+}
+
+// openPinned opens the namespace pinned at path; nil if there is none.
+func openPinned(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening a pinned mount namespace: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type != unix.NSFS_MAGIC {
+		f.Close() // the mount point of an earlier boot, or of a kill before the bind
+		return nil, nil
+	}
+	return f, nil
+}
+
+// bindFile bind-mounts the file from on to, which is made if missing.
+func bindFile(from, to string) error {
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_RDONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return unix.Mount(from, to, "", unix.MS_BIND, "")
+}
+
+// buildOCI turns a fresh copy of the host's mounts into the oci namespace. The
+// parent of "unified" becomes private first: an unmount propagates through the
+// mount it happens under.
+func buildOCI() error {
+	if err := unix.Mount("", "/sys/fs/cgroup", "", unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making /sys/fs/cgroup private: %w", err)
+	}
+	if err := unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		return fmt.Errorf("unmounting /sys/fs/cgroup/unified: %w", err)
+	}
+	return nil
+}
