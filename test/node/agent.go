@@ -1,0 +1,347 @@
+// Package node starts real agents for tests: each on directories, a cgroup root
+// and a socket of its own, driven through the command line and the CRI socket
+// as a user would, and checked for what it leaves behind on the host.
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/test/image"
+)
+
+// Busybox is the image that examples and tests use.
+const Busybox = "docker.io/library/busybox:1.36"
+
+// Agent is one agent under test.
+type Agent struct {
+	T         testing.TB
+	Binary    string
+	Dir       string // everything of this agent is below it
+	Manifests string
+	Env       []string // added to the agent's environment at the next Start
+	Flags     []string // added to its command line at the next Start
+
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	log *os.File
+}
+
+// New makes an agent's directories below a short path (socket paths are
+// limited to 107 bytes). The agent is not started. When the test ends, the agent is
+// stopped, everything it left is purged, and its log is shown if the test failed.
+func New(t testing.TB, binary string) *Agent {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it makes namespaces, mounts and cgroups")
+	}
+	dir, err := os.MkdirTemp("/tmp", "berth-t-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{T: t, Binary: binary, Dir: dir, Manifests: filepath.Join(dir, "manifests")}
+	if err := os.Mkdir(a.Manifests, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if a.log, err = os.Create(filepath.Join(dir, "agent.log")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.cleanup)
+	return a
+}
+
+// Binary returns the binary to test: $env, else built from the source once a test process.
+func Binary(t testing.TB, env string, tags ...string) string {
+	t.Helper()
+	if path := os.Getenv(env); path != "" {
+		return path
+	}
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("berth-test-%s-%d", env, os.Getpid()))
+	args := []string{"build", "-o", path, "-tags", strings.Join(tags, ","), "github.com/berthd/berth/cmd/berth"}
+	if msg, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		t.Fatalf("build berth: %v\n%s", err, msg)
+	}
+	return path
+}
+
+func (a *Agent) cleanup() {
+	if a.T.Failed() {
+		a.T.Logf("the agent's log:\n%s", a.Log(200))
+	}
+	a.Stop()
+	a.Purge()
+	a.log.Close()
+	if msg, err := exec.Command("umount", "-R", a.Dir).CombinedOutput(); err == nil {
+		a.T.Errorf("%s was still a mount point after purge: %s", a.Dir, msg)
+	}
+	if err := os.RemoveAll(a.Dir); err != nil {
+		a.T.Errorf("remove %s: %v", a.Dir, err)
+	}
+}
+
+// dirFlags place everything below a.Dir.
+func (a *Agent) dirFlags() []string {
+	return []string{"--root-dir", a.Dir + "/root", "--state-dir", a.Dir + "/run", "--log-dir", a.Dir + "/log", "--cgroup-root", filepath.Base(a.Dir)}
+}
+
+// Socket is the agent's API socket, CRISocket the runtime's.
+func (a *Agent) Socket() string    { return a.Dir + "/run/berth.sock" }
+func (a *Agent) CRISocket() string { return a.Dir + "/run/cri.sock" }
+
+// Spawn starts the agent process and does not wait for it.
+func (a *Agent) Spawn() {
+	a.T.Helper()
+	args := append([]string{"agent", "--manifest-dir", a.Manifests, "--log-level", "debug"}, a.dirFlags()...)
+	cmd := exec.Command(a.Binary, append(args, a.Flags...)...)
+	cmd.Env = append(os.Environ(), a.Env...)
+	cmd.Stdout, cmd.Stderr = a.log, a.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		a.T.Fatal(err)
+	}
+	a.mu.Lock()
+	a.cmd = cmd
+	a.mu.Unlock()
+}
+
+// Start starts the agent and waits until it answers.
+func (a *Agent) Start() {
+	a.T.Helper()
+	a.Spawn()
+	Eventually(a.T, 30*time.Second, func() error {
+		_, err := a.Berth("get", "pods")
+		return err
+	})
+}
+
+// Pid is the agent's process ID, 0 when it does not run.
+func (a *Agent) Pid() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cmd == nil {
+		return 0
+	}
+	return a.cmd.Process.Pid
+}
+
+// Kill9 kills the agent without warning and reaps it.
+func (a *Agent) Kill9() { a.end(syscall.SIGKILL) }
+
+// Stop asks the agent to end; its pods stay.
+func (a *Agent) Stop() { a.end(syscall.SIGTERM) }
+
+func (a *Agent) end(sig syscall.Signal) {
+	a.mu.Lock()
+	cmd := a.cmd
+	a.cmd = nil
+	a.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Signal(sig)
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		_ = cmd.Process.Kill()
+		<-done
+		a.T.Errorf("the agent did not end within 30 s of %v", sig)
+	}
+}
+
+// Purge removes everything the agent has on the host; it must not be running.
+func (a *Agent) Purge() {
+	a.T.Helper()
+	if msg, err := exec.Command(a.Binary, append([]string{"purge", "--yes"}, a.dirFlags()...)...).CombinedOutput(); err != nil {
+		a.T.Errorf("berth purge: %v\n%s", err, msg)
+	}
+}
+
+// Log returns the last lines of the agent's log.
+func (a *Agent) Log(lines int) string {
+	body, _ := os.ReadFile(a.log.Name())
+	all := strings.Split(string(body), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// Berth runs the command line against this agent and returns its standard output.
+func (a *Agent) Berth(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, a.Binary, append([]string{"--socket", a.Socket()}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("berth %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// Must is Berth that has to succeed.
+func (a *Agent) Must(args ...string) string {
+	a.T.Helper()
+	out, err := a.Berth(args...)
+	if err != nil {
+		a.T.Fatal(err)
+	}
+	return out
+}
+
+// ImportBusybox gives the agent's runtime the busybox image.
+func (a *Agent) ImportBusybox() {
+	a.T.Helper()
+	spec, err := image.BusyboxSpec(Busybox)
+	if err != nil {
+		a.T.Fatal(err)
+	}
+	path := a.Dir + "/busybox.tar"
+	f, err := os.Create(path)
+	if err != nil {
+		a.T.Fatal(err)
+	}
+	if err := errors.Join(image.WriteOCI(f, spec), f.Close()); err != nil {
+		a.T.Fatal(err)
+	}
+	a.Must("images", "import", path)
+}
+
+// Place renames a manifest into the manifest directory.
+func (a *Agent) Place(name, manifest string) {
+	a.T.Helper()
+	temporary := filepath.Join(a.Dir, name+".tmp")
+	if err := os.WriteFile(temporary, []byte(manifest), 0o600); err != nil {
+		a.T.Fatal(err)
+	}
+	if err := os.Rename(temporary, filepath.Join(a.Manifests, name)); err != nil {
+		a.T.Fatal(err)
+	}
+}
+
+// Unplace removes a manifest.
+func (a *Agent) Unplace(name string) {
+	a.T.Helper()
+	if err := os.Remove(filepath.Join(a.Manifests, name)); err != nil {
+		a.T.Fatal(err)
+	}
+}
+
+// Pods lists the agent's pods through the command line.
+func (a *Agent) Pods() ([]v1.Pod, error) {
+	out, err := a.Berth("get", "pods", "-A", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var l v1.PodList
+	if err := json.Unmarshal([]byte(out), &l); err != nil {
+		return nil, fmt.Errorf("get pods -o json: %w: %.300s", err, out)
+	}
+	return l.Items, nil
+}
+
+// Pod returns the pod called name in namespace default.
+func (a *Agent) Pod(name string) (*v1.Pod, error) {
+	pods, err := a.Pods()
+	if err != nil {
+		return nil, err
+	}
+	for i := range pods {
+		if pods[i].Name == name {
+			return &pods[i], nil
+		}
+	}
+	return nil, fmt.Errorf("no pod %s", name)
+}
+
+// Wait waits until check holds for the pod called name.
+func (a *Agent) Wait(name string, within time.Duration, check func(*v1.Pod) error) *v1.Pod {
+	a.T.Helper()
+	var p *v1.Pod
+	Eventually(a.T, within, func() error {
+		var err error
+		if p, err = a.Pod(name); err != nil {
+			return err
+		}
+		if err := check(p); err != nil {
+			status, _ := json.Marshal(p.Status)
+			return fmt.Errorf("pod %s: %w; its status: %s", name, err, status)
+		}
+		return nil
+	})
+	return p
+}
+
+// WaitGone waits until the agent no longer knows the pod.
+func (a *Agent) WaitGone(name string, within time.Duration) {
+	a.T.Helper()
+	Eventually(a.T, within, func() error {
+		p, err := a.Pod(name)
+		if err != nil {
+			if strings.HasPrefix(err.Error(), "no pod ") {
+				return nil
+			}
+			return err
+		}
+		status, _ := json.Marshal(p.Status)
+		return fmt.Errorf("pod %s is still there: %s", name, status)
+	})
+}
+
+// CRI connects to the runtime's socket.
+func (a *Agent) CRI() (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceClient) {
+	a.T.Helper()
+	conn, err := grpc.NewClient("unix://"+a.CRISocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		a.T.Fatal(err)
+	}
+	a.T.Cleanup(func() { conn.Close() })
+	return runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn)
+}
+
+// Eventually retries check until it returns nil, and fails the test with its last error after within.
+func Eventually(t testing.TB, within time.Duration, check func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("not within %v: %v", within, err)
+}
+
+// Ready says whether the pod is Running and Ready.
+func Ready(p *v1.Pod) error {
+	for _, c := range p.Status.Conditions {
+		if c.Type == v1.PodReady && c.Status == v1.ConditionTrue && p.Status.Phase == v1.PodRunning {
+			return nil
+		}
+	}
+	return fmt.Errorf("not Running and Ready")
+}
+
+// Phase returns a check for a pod's phase.
+func Phase(want v1.PodPhase) func(*v1.Pod) error {
+	return func(p *v1.Pod) error {
+		if p.Status.Phase != want {
+			return fmt.Errorf("phase is %s, want %s", p.Status.Phase, want)
+		}
+		return nil
+	}
+}
