@@ -113,14 +113,38 @@ func (n *Namespaces) enter(name string, build func() error) (*thread, error) {
 	return n.create(path, build)
 }
 
+// create makes and pins a namespace. A mount namespace can only be bound where
+// the binding namespace has a lower ID, to keep cycles out, and since Linux 6.18
+// IDs are dealt to CPUs in batches, so that a younger namespace can have the
+// lower one if it was made on another CPU. Where the host's namespace is itself
+// not the first of the machine, the CPU it was made on is therefore looked for.
 func (n *Namespaces) create(path string, build func() error) (*thread, error) {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return nil, fmt.Errorf("asking for the CPUs of this thread: %w", err)
+	}
+	t, err := createOn(path, build, nil)
+	for cpu, left := 0, allowed.Count(); errors.Is(err, unix.EINVAL) && left > 0; cpu++ {
+		if allowed.IsSet(cpu) {
+			left--
+			t, err = createOn(path, build, &cpu)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	n.log.Info("mount namespace pinned", "path", path)
+	return t, nil
+}
+
+func createOn(path string, build func() error, cpu *int) (*thread, error) {
 	var own string
 	failpoint.Hit("cri/mountns/unshare")
 	t, err := newThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		own = fmt.Sprintf("/proc/%d/task/%d/ns/mnt", unix.Getpid(), unix.Gettid())
+		if err := unshareOn(cpu); err != nil {
 			return err
 		}
-		own = fmt.Sprintf("/proc/%d/task/%d/ns/mnt", unix.Getpid(), unix.Gettid())
 		return build()
 	})
 	if err != nil {
@@ -132,8 +156,27 @@ func (n *Namespaces) create(path string, build func() error) (*thread, error) {
 		return nil, fmt.Errorf("pinning a mount namespace at %s: %w", path, err)
 	}
 	failpoint.Hit("cri/mountns/pin-namespace-done")
-	n.log.Info("mount namespace pinned", "path", path)
 	return t, nil
+}
+
+// unshareOn gives this thread a mount namespace of its own, made on cpu if one
+// is given. The thread may run anywhere afterwards: what it starts inherits that.
+func unshareOn(cpu *int) error {
+	if cpu == nil {
+		return unix.Unshare(unix.CLONE_NEWNS)
+	}
+	var before, only unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return err
+	}
+	only.Set(*cpu)
+	if err := unix.SchedSetaffinity(0, &only); err != nil {
+		return err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	return unix.SchedSetaffinity(0, &before)
 }
 
 // openPinned opens the namespace pinned at path; nil if there is none.

@@ -22,6 +22,7 @@ import (
 
 const (
 	fileName = "record.json"
+	copyName = "record.json.copy"
 	tempName = ".record.json.tmp"
 	// maxSize bounds what is read back: far above what a pod of the API's own
 	// size limit (1.5 MiB) can make.
@@ -73,6 +74,8 @@ type Entry[T any] struct {
 	// Stale says that the record is of an earlier boot: nothing that lived in
 	// the kernel is left of what it describes.
 	Stale bool
+
+	raw []byte
 }
 
 // Open returns the records below root, which is made (mode 0700) if missing.
@@ -111,31 +114,59 @@ func (d *Dir[T]) Write(id string, v T) error {
 		return fmt.Errorf("making the directory of %s: %w", id, err)
 	}
 	failpoint.Hit("cri/record/write")
-	temp := filepath.Join(dir, tempName)
-	if err := os.WriteFile(temp, b, 0o600); err != nil {
+	if err := replace(dir, fileName, b); err != nil {
 		return fmt.Errorf("writing the record of %s: %w", id, err)
 	}
-	failpoint.Hit("cri/record/rename")
-	if err := os.Rename(temp, filepath.Join(dir, fileName)); err != nil {
-		return fmt.Errorf("writing the record of %s: %w", id, err)
+	failpoint.Hit("cri/record/write-done")
+	if err := replace(dir, copyName, b); err != nil {
+		return fmt.Errorf("writing the copy of the record of %s: %w", id, err)
 	}
-	failpoint.Hit("cri/record/rename-done")
 	return nil
 }
 
-// Read returns the record of id. It fails with errdefs.ErrNotFound if there is
-// none, and with ErrCorrupt if it was unreadable and has been set aside.
+// replace puts b at dir/name by temp and rename.
+func replace(dir, name string, b []byte) error {
+	temp := filepath.Join(dir, tempName)
+	if err := os.WriteFile(temp, b, 0o600); err != nil {
+		return err
+	}
+	failpoint.Hit("cri/record/rename")
+	return os.Rename(temp, filepath.Join(dir, name))
+}
+
+// Read returns the record of id. An unreadable one is set aside and its copy
+// takes its place. It fails with errdefs.ErrNotFound if there is no record, and
+// with ErrCorrupt if the copy is unreadable too.
 func (d *Dir[T]) Read(id string) (T, error) {
 	e, err := d.read(id)
 	return e.Value, err
 }
 
 func (d *Dir[T]) read(id string) (Entry[T], error) {
-	e := Entry[T]{ID: id}
 	if err := checkID(id); err != nil {
+		return Entry[T]{ID: id}, err
+	}
+	e, err := d.readFile(id, fileName)
+	if !errdefs.IsNotFound(err) && !errors.Is(err, ErrCorrupt) {
 		return e, err
 	}
-	path := filepath.Join(d.Path(id), fileName)
+	// The copy is written after the record and removed before it: a copy alone
+	// means that the record was set aside.
+	e, copyErr := d.readFile(id, copyName)
+	if copyErr != nil {
+		return e, errors.Join(err, copyErr)
+	}
+	failpoint.Hit("cri/record/rebuild")
+	if err := replace(d.Path(id), fileName, e.raw); err != nil {
+		return e, fmt.Errorf("rebuilding the record of %s from its copy: %w", id, err)
+	}
+	d.log.Warn("record rebuilt from its copy", "id", id)
+	return e, nil
+}
+
+func (d *Dir[T]) readFile(id, name string) (Entry[T], error) {
+	e := Entry[T]{ID: id}
+	path := filepath.Join(d.Path(id), name)
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, fmt.Errorf("record of %s: %w", id, errdefs.ErrNotFound)
@@ -144,23 +175,29 @@ func (d *Dir[T]) read(id string) (Entry[T], error) {
 		return e, fmt.Errorf("opening the record of %s: %w", id, err)
 	}
 	defer f.Close()
-	b, err := readLimited(f)
+	if e.raw, err = readLimited(f); err != nil {
+		return e, d.quarantine(id, path, err)
+	}
+	env, err := decode[T](e.raw)
 	if err != nil {
 		return e, d.quarantine(id, path, err)
 	}
-	var env envelope[T]
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&env); err != nil {
-		return e, d.quarantine(id, path, err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return e, d.quarantine(id, path, errors.New("something follows the record"))
-	}
-	if env.Record == nil || env.Boot == "" {
-		return e, d.quarantine(id, path, errors.New("the record or its boot ID is missing"))
-	}
 	e.Value, e.Stale = *env.Record, env.Boot != d.boot
 	return e, nil
+}
+
+func decode[T any](b []byte) (env envelope[T], err error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&env); err != nil {
+		return env, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return env, errors.New("something follows the record")
+	}
+	if env.Record == nil || env.Boot == "" {
+		return env, errors.New("the record or its boot ID is missing")
+	}
+	return env, nil
 }
 
 func readLimited(f *os.File) ([]byte, error) {
@@ -191,9 +228,11 @@ func (d *Dir[T]) Remove(id string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	failpoint.Hit("cri/record/remove")
-	if err := os.Remove(filepath.Join(d.Path(id), fileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("erasing the record of %s: %w", id, err)
+	for _, name := range []string{copyName, fileName} {
+		failpoint.Hit("cri/record/remove")
+		if err := os.Remove(filepath.Join(d.Path(id), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("erasing the record of %s: %w", id, err)
+		}
 	}
 	failpoint.Hit("cri/record/remove-dir")
 	if err := os.RemoveAll(d.Path(id)); err != nil {

@@ -7,6 +7,10 @@
 // nothing that write(2) has taken. The kernel's boot ID is inside, so that a
 // record which did outlive a reboot is known to describe nothing.
 //
+// A copy, record.json.copy, is written after the record and removed before it.
+// When a record is torn or scribbled on, the copy takes its place, so that a
+// running pod does not have to be given up for want of its record.
+//
 // The life of DIR/<id>:
 //
 //	(nothing) ─mkdir─▶ stray ─rename─▶ recorded ─unlink─▶ stray ─rmdir─▶ (nothing)

@@ -87,29 +87,43 @@ func TestCorruptIsSetAsideOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, out := openThings(t, t.TempDir(), "b")
-			if err := d.Write("a1", thing{}); err != nil {
+			if err := d.Write("a1", thing{Name: "web"}); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(d.Path("a1"), "record.json"), []byte(content), 0o600); err != nil {
-				t.Fatal(err)
+			scribble(t, d, "record.json", content)
+			list, err := d.List()
+			if err != nil || len(list) != 1 || list[0].Stray || list[0].Value.Name != "web" {
+				t.Fatalf("list %+v, %v; want the copy", list, err)
 			}
+			if got := d.Quarantined(); got != 1 {
+				t.Errorf("quarantined %d, want 1", got)
+			}
+			scribble(t, d, "record.json", content)
+			scribble(t, d, "record.json.copy", content)
 			for range 2 {
 				list, err := d.List()
 				if err != nil || len(list) != 1 || !list[0].Stray {
 					t.Fatalf("list %+v, %v; want one stray", list, err)
 				}
 			}
-			if n := d.Quarantined(); n != 1 {
-				t.Errorf("quarantined %d times, want once", n)
+			if n := d.Quarantined(); n != 3 {
+				t.Errorf("quarantined %d times, want three", n)
 			}
-			if n := strings.Count(out.String(), "set aside"); n != 1 {
-				t.Errorf("logged %d times, want once:\n%s", n, out)
+			if n := strings.Count(out.String(), "set aside"); n != 3 {
+				t.Errorf("logged %d times, want each once:\n%s", n, out)
 			}
-			aside, _ := filepath.Glob(filepath.Join(d.Path("a1"), "record.json.corrupt-*"))
-			if len(aside) != 1 {
-				t.Errorf("set aside: %v, want one file", aside)
+			aside, _ := filepath.Glob(filepath.Join(d.Path("a1"), "record.json*.corrupt-*"))
+			if len(aside) != 3 {
+				t.Errorf("set aside: %v, want three files", aside)
 			}
 		})
+	}
+}
+
+func scribble(t *testing.T, d *Dir[thing], name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(d.Path("a1"), name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
