@@ -35,6 +35,7 @@ const (
 	OpPullImage       Op = "pull-image"       // ensure the image by policy; a present one is not pulled
 	OpStartContainer  Op = "start-container"  // CreateContainer with Attempt, StartContainer
 	OpPostStart       Op = "post-start"       // run the postStart hook of ContainerID
+	OpPreStop         Op = "pre-stop"         // preStop hook of ContainerID within Grace and nothing else: for a sidecar, whose stop waits for others
 	OpStopContainer   Op = "stop-container"   // preStop (if PreStop), then StopContainer with what is left of Grace
 	OpRemoveContainer Op = "remove-container" // RemoveContainer of an exited instance
 	OpCleanup         Op = "cleanup"          // remove pod cgroup, pod directory; logs too when the pod is forgotten

@@ -77,6 +77,10 @@ type User struct {
 // Image is a container's image, present in the runtime.
 type Image struct {
 	Ref string // what CreateContainer is to be given
+	// Pulled says that this action fetched it; false: it was there already.
+	Pulled bool
+	// Size is the size in bytes, 0 if it is not known.
+	Size int64
 }
 
 // Volume is one volume, set up on the host.

@@ -21,8 +21,14 @@ type Durable struct {
 	// by its own grace period and hooks.
 	Pod    *v1.Pod
 	Source Source
+	// Accepted is when the agent first took the pod in: activeDeadlineSeconds
+	// counts from it, across reboots.
+	Accepted time.Time
 	// Restarts counts, for each container, the instances that have ever been started.
 	Restarts map[ContainerName]uint32
+	// Ended holds the last instance of each main container that has ended for
+	// good while others go on: it is not started again even if the runtime forgets it.
+	Ended map[ContainerName]Container
 	// Outcome is the final status, kept until it is acknowledged and the pod forgotten:
 	// a pod with an Outcome is never started again.
 	Outcome *v1.PodStatus
@@ -48,6 +54,8 @@ type Boot struct {
 	Conditions []v1.PodCondition
 	// Stopping holds the instances whose stop has begun, and until when they may take.
 	Stopping map[ContainerID]Stopping
+	// Sandboxes counts the sandboxes that have been made: the number of the next attempt.
+	Sandboxes uint32
 	// IPs are the last known addresses of the pod: they outlive the sandbox in its status.
 	IPs []string
 	// Gone holds the last seen state of instances that a recreated sandbox took
@@ -57,7 +65,9 @@ type Boot struct {
 
 // Backoff is a container's crash-loop delay.
 type Backoff struct {
-	Delay time.Duration
+	// Instance is the one whose exit set Delay.
+	Instance ContainerID
+	Delay    time.Duration
 	// Since is when Delay was last raised.
 	Since time.Time
 }
