@@ -58,5 +58,6 @@ import (
 	_ "pgregory.net/rapid"
 	_ "sigs.k8s.io/yaml"
 	_ "sigs.k8s.io/yaml/goyaml.v3"
+	_ "golang.org/x/tools/go/packages"
 	_ "honnef.co/go/tools/staticcheck"
 )

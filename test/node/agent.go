@@ -38,9 +38,21 @@ type Agent struct {
 	Env       []string // added to the agent's environment at the next Start
 	Flags     []string // added to its command line at the next Start
 
+	log     *os.File
+	running *running
+}
+
+// running is the agent's process; the copies that For makes share it.
+type running struct {
 	mu  sync.Mutex
 	cmd *exec.Cmd
-	log *os.File
+}
+
+// For returns a's double that reports to t: for subtests on one agent.
+func (a *Agent) For(t testing.TB) *Agent {
+	double := *a
+	double.T = t
+	return &double
 }
 
 // New makes an agent's directories below a short path (socket paths are
@@ -55,7 +67,7 @@ func New(t testing.TB, binary string) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{T: t, Binary: binary, Dir: dir, Manifests: filepath.Join(dir, "manifests")}
+	a := &Agent{T: t, Binary: binary, Dir: dir, Manifests: filepath.Join(dir, "manifests"), running: &running{}}
 	if err := os.Mkdir(a.Manifests, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -115,9 +127,9 @@ func (a *Agent) Spawn() {
 	if err := cmd.Start(); err != nil {
 		a.T.Fatal(err)
 	}
-	a.mu.Lock()
-	a.cmd = cmd
-	a.mu.Unlock()
+	a.running.mu.Lock()
+	a.running.cmd = cmd
+	a.running.mu.Unlock()
 }
 
 // Start starts the agent and waits until it answers.
@@ -132,12 +144,12 @@ func (a *Agent) Start() {
 
 // Pid is the agent's process ID, 0 when it does not run.
 func (a *Agent) Pid() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.cmd == nil {
+	a.running.mu.Lock()
+	defer a.running.mu.Unlock()
+	if a.running.cmd == nil {
 		return 0
 	}
-	return a.cmd.Process.Pid
+	return a.running.cmd.Process.Pid
 }
 
 // Kill9 kills the agent without warning and reaps it.
@@ -147,10 +159,10 @@ func (a *Agent) Kill9() { a.end(syscall.SIGKILL) }
 func (a *Agent) Stop() { a.end(syscall.SIGTERM) }
 
 func (a *Agent) end(sig syscall.Signal) {
-	a.mu.Lock()
-	cmd := a.cmd
-	a.cmd = nil
-	a.mu.Unlock()
+	a.running.mu.Lock()
+	cmd := a.running.cmd
+	a.running.cmd = nil
+	a.running.mu.Unlock()
 	if cmd == nil {
 		return
 	}

@@ -124,9 +124,7 @@ func TestExamples(t *testing.T) {
 					continue
 				}
 				t.Run(name, func(t *testing.T) {
-					sub := *a
-					sub.T = t
-					test(t, &sub)
+					test(t, a.For(t))
 				})
 			}
 		})
