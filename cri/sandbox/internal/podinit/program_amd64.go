@@ -1,0 +1,6 @@
+package podinit
+
+import _ "embed"
+
+//go:embed init-amd64
+var program []byte
