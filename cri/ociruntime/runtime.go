@@ -1,0 +1,203 @@
+package ociruntime
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/berthd/berth/test/failpoint"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Starter starts a program where OCI runtimes and monitors are to run; on a
+// hybrid cgroup host that is a mount namespace of its own.
+type Starter interface {
+	// Start is cmd.Start; the caller waits for cmd.
+	Start(cmd *exec.Cmd) error
+}
+
+// Direct starts programs in our own namespaces.
+type Direct struct{}
+
+// Start is cmd.Start.
+func (Direct) Start(cmd *exec.Cmd) error { return cmd.Start() }
+
+const (
+	// callTimeout bounds one call of the runtime; only a stuck kernel or disk needs more.
+	callTimeout = 30 * time.Second
+	maxOutput   = 1 << 20
+	maxStderr   = 16 << 10
+)
+
+// environ is all that a runtime sees of our environment: it hands what it has to nobody.
+var environ = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+// Runtime calls one OCI runtime. Its methods may be called at once.
+type Runtime struct {
+	bin     Binary
+	root    string
+	systemd bool
+	starter Starter
+}
+
+// New returns a Runtime that keeps its state below root (STATE/oci). systemd
+// chooses the cgroup driver.
+func New(bin Binary, root string, systemd bool, starter Starter) *Runtime {
+	return &Runtime{bin: bin, root: root, systemd: systemd, starter: starter}
+}
+
+// Binary returns the runtime in use.
+func (r *Runtime) Binary() Binary { return r.bin }
+
+// GlobalArgs are the arguments that stand before the runtime's subcommand.
+func (r *Runtime) GlobalArgs() []string {
+	args := []string{"--root=" + r.root}
+	if r.systemd {
+		args = append(args, "--systemd-cgroup")
+	}
+	return args
+}
+
+// SystemdCgroup tells whether cgroups are made by systemd.
+func (r *Runtime) SystemdCgroup() bool { return r.systemd }
+
+// Start lets a created container's process run. The error is an *Error.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	failpoint.Hit("cri/ociruntime/start")
+	_, err := r.call(ctx, nil, "start", id)
+	failpoint.Hit("cri/ociruntime/start-done")
+	return err
+}
+
+// KillAll sends SIGKILL to every process in the container's cgroup. A container
+// without processes, or gone, is success.
+func (r *Runtime) KillAll(ctx context.Context, id string) error {
+	failpoint.Hit("cri/ociruntime/kill")
+	_, err := r.call(ctx, nil, "kill", "--all", id, "KILL")
+	if isKind(err, NotFound) || isKind(err, NotRunning) {
+		return nil
+	}
+	return err
+}
+
+// Delete removes what the runtime keeps of a container, its cgroup included,
+// and kills what still runs in it. A container that is gone is success.
+func (r *Runtime) Delete(ctx context.Context, id string) error {
+	failpoint.Hit("cri/ociruntime/delete")
+	_, err := r.call(ctx, nil, "delete", "--force", id)
+	failpoint.Hit("cri/ociruntime/delete-done")
+	if isKind(err, NotFound) {
+		return nil
+	}
+	return err
+}
+
+// State returns what the runtime knows of a container; an *Error of kind
+// NotFound if it knows nothing.
+func (r *Runtime) State(ctx context.Context, id string) (specs.State, error) {
+	failpoint.Hit("cri/ociruntime/state")
+	out, err := r.call(ctx, nil, "state", id)
+	if err != nil {
+		return specs.State{}, err
+	}
+	var s specs.State
+	if err := json.Unmarshal(out, &s); err != nil {
+		return specs.State{}, fmt.Errorf("%s state %s: unreadable answer: %w", r.bin.Name, id, err)
+	}
+	return s, nil
+}
+
+// Update changes a container's limits.
+func (r *Runtime) Update(ctx context.Context, id string, res specs.LinuxResources) error {
+	in, err := json.Marshal(res)
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("cri/ociruntime/update")
+	_, err = r.call(ctx, in, "update", "--resources", "-", id)
+	failpoint.Hit("cri/ociruntime/update-done")
+	return err
+}
+
+// call runs one subcommand and waits for its end.
+func (r *Runtime) call(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.bin.Path, append(r.GlobalArgs(), args...)...)
+	cmd.Env = environ
+	cmd.Dir = "/"
+	cmd.WaitDelay = time.Second
+	out, errOut := limited{max: maxOutput}, limited{max: maxStderr}
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if stdin != nil {
+		cmd.Stdin = bytes.NewReader(stdin)
+	}
+	if err := r.starter.Start(cmd); err != nil {
+		return nil, &Error{Op: args[0], Runtime: r.bin.Name, Kind: Unusable,
+			Message: fmt.Sprintf("%s cannot be run: %v", r.bin.Path, err), Err: err}
+	}
+	err := cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return nil, &Error{Op: args[0], Runtime: r.bin.Name, Kind: Timeout,
+			Message: fmt.Sprintf("%s %s was given up: %v", r.bin.Name, args[0], ctx.Err()), Err: ctx.Err()}
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+		e := Classify(r.bin.Name, args[0], errOut.String())
+		e.Err = err
+		return nil, e
+	}
+	return out.Bytes(), nil
+}
+
+// ExecCommand returns the command that runs the process described by the file
+// spec in container id and writes its pid to pidFile. The caller sets its
+// standard streams and calls StartExec.
+func (r *Runtime) ExecCommand(id, spec, pidFile, logFile string, tty bool) *exec.Cmd {
+	args := append(r.GlobalArgs(), "--log="+logFile, "--log-format=json", "exec", "--process="+spec, "--pid-file="+pidFile)
+	if tty {
+		args = append(args, "--tty")
+	}
+	cmd := exec.Command(r.bin.Path, append(args, id)...)
+	cmd.Env = environ
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd
+}
+
+// StartExec starts a command of ExecCommand.
+func (r *Runtime) StartExec(cmd *exec.Cmd) error {
+	failpoint.Hit("cri/ociruntime/exec")
+	if err := r.starter.Start(cmd); err != nil {
+		return &Error{Op: "exec", Runtime: r.bin.Name, Kind: Unusable,
+			Message: fmt.Sprintf("%s cannot be run: %v", r.bin.Path, err), Err: err}
+	}
+	return nil
+}
+
+// limited keeps the first max bytes written to it and swallows the rest, so that
+// the writer never blocks.
+type limited struct {
+	bytes.Buffer
+	max int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := l.max - l.Len(); room > 0 {
+		l.Buffer.Write(p[:min(len(p), room)])
+	}
+	return len(p), nil
+}
+
+// ReadFrom hides the embedded Buffer's, which has no limit.
+func (l *limited) ReadFrom(src io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{l}, src)
+}
+
+func quote(s string) string { return strconv.Quote(s) }

@@ -1,0 +1,205 @@
+package ocispec
+
+import (
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// specVersion is the version of the OCI specification that crun 1.8 and runc
+// 1.1 both speak; later ones add only what is not used here.
+const specVersion = "1.0.2"
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Build makes the specification. Errors wrap ErrInvalid or ErrUnsupported.
+func Build(in Input) (Result, error) {
+	var n notes
+	sec := in.Config.GetLinux().GetSecurityContext()
+	args, err := processArgs(in)
+	if err != nil {
+		return Result{}, err
+	}
+	cwd, err := workingDir(in)
+	if err != nil {
+		return Result{}, err
+	}
+	spec := &specs.Spec{
+		Version:  specVersion,
+		Root:     &specs.Root{Path: in.Rootfs, Readonly: sec.GetReadonlyRootfs()},
+		Hostname: "", // the sandbox's UTS namespace has it
+		Process: &specs.Process{
+			Terminal:        in.Config.GetTty(),
+			User:            specs.User{UID: in.User.UID, GID: in.User.GID, AdditionalGids: in.User.Groups},
+			Args:            args,
+			Env:             environment(in),
+			Cwd:             cwd,
+			NoNewPrivileges: sec.GetNoNewPrivs(),
+			SelinuxLabel:    in.ProcessLabel,
+		},
+		Linux:       &specs.Linux{MountLabel: in.MountLabel},
+		Annotations: annotations(in),
+	}
+	for _, step := range []func(*specs.Spec, Input, *notes) error{
+		setNamespaces, setCapabilities, setMounts, setDevices, setResources, setLimits, setProtections,
+		setSeccomp, // reads the capabilities
+	} {
+		if err := step(spec, in, &n); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{Spec: spec, Notes: n}, nil
+}
+
+// processArgs joins command and arguments as Kubernetes does: a command of the
+// pod replaces the image's entrypoint and its arguments; arguments alone
+// replace only the image's arguments.
+func processArgs(in Input) ([]string, error) {
+	command, args := in.Config.GetCommand(), in.Config.GetArgs()
+	if len(command) == 0 {
+		command = in.Image.Entrypoint
+		if len(args) == 0 {
+			args = in.Image.Cmd
+		}
+	}
+	all := make([]string, 0, len(command)+len(args))
+	all = append(append(all, command...), args...)
+	if len(all) == 0 || all[0] == "" {
+		return nil, invalid("no command: neither the container nor its image names one; set command in the pod")
+	}
+	for _, a := range all {
+		if strings.ContainsRune(a, 0) {
+			return nil, invalid("an argument contains a NUL byte")
+		}
+	}
+	return all, nil
+}
+
+func workingDir(in Input) (string, error) {
+	dir := in.Config.GetWorkingDir()
+	if dir == "" {
+		dir = in.Image.WorkingDir
+	}
+	if strings.ContainsRune(dir, 0) {
+		return "", invalid("the working directory contains a NUL byte")
+	}
+	dir = path.Clean("/" + dir)
+	// A descriptor that a runtime forgot to close must not become a way out
+	// (CVE-2024-21626): nothing legitimate has its working directory there.
+	for _, p := range []string{"/proc/self/", "/proc/thread-self/", "/proc/1/"} {
+		if strings.HasPrefix(dir, p) {
+			return "", invalid("working directory %q lies in a process's own /proc directory", dir)
+		}
+	}
+	return dir, nil
+}
+
+// environment merges, each overriding the ones before: defaults, the image's,
+// the container's. Order of first appearance is kept.
+func environment(in Input) []string {
+	var env []string
+	at := map[string]int{}
+	set := func(kv string) {
+		key, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[key]; ok {
+			env[i] = kv
+			return
+		}
+		at[key] = len(env)
+		env = append(env, kv)
+	}
+	set(defaultPath)
+	if in.Config.GetTty() {
+		set("TERM=xterm")
+	}
+	if in.Sandbox.Hostname != "" {
+		set("HOSTNAME=" + in.Sandbox.Hostname)
+	}
+	if in.User.Home != "" {
+		set("HOME=" + in.User.Home)
+	}
+	for _, kv := range in.Image.Env {
+		set(kv)
+	}
+	for _, kv := range in.Config.GetEnvs() {
+		set(kv.GetKey() + "=" + string(kv.GetValue()))
+	}
+	return env
+}
+
+// annotations are ours alone, for people who read a bundle.
+func annotations(in Input) map[string]string {
+	return map[string]string{
+		"io.kubernetes.cri.container-type":    "container",
+		"io.kubernetes.cri.container-name":    in.Config.GetMetadata().GetName(),
+		"io.kubernetes.cri.sandbox-id":        in.Sandbox.ID,
+		"io.kubernetes.cri.sandbox-name":      in.Sandbox.Name,
+		"io.kubernetes.cri.sandbox-namespace": in.Sandbox.Namespace,
+		"io.kubernetes.cri.sandbox-uid":       in.Sandbox.UID,
+	}
+}
+
+// setNamespaces joins the sandbox's namespaces. A namespace that should be the
+// pod's and is not there is an error: silently using the host's would be an
+// escape.
+func setNamespaces(spec *specs.Spec, in Input, _ *notes) error {
+	opts := in.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	add := func(t specs.LinuxNamespaceType, path string) {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
+	}
+	join := func(mode runtimeapi.NamespaceMode, t specs.LinuxNamespaceType, path string) error {
+		switch {
+		case mode == runtimeapi.NamespaceMode_NODE:
+			return nil
+		case mode != runtimeapi.NamespaceMode_POD:
+			return invalid("namespace mode %s is not allowed for the %s namespace", mode, t)
+		case path == "":
+			return invalid("sandbox %s has no %s namespace to join", in.Sandbox.ID, t)
+		}
+		add(t, path)
+		return nil
+	}
+	if in.Sandbox.UserNS != "" {
+		add(specs.UserNamespace, in.Sandbox.UserNS)
+	}
+	add(specs.MountNamespace, "")
+	if err := join(opts.GetNetwork(), specs.NetworkNamespace, in.Sandbox.NetworkNS); err != nil {
+		return err
+	}
+	if err := join(opts.GetIpc(), specs.IPCNamespace, in.Sandbox.IPCNS); err != nil {
+		return err
+	}
+	// The host name belongs to the network identity: CRI has no mode of its own for it.
+	if in.Sandbox.UTSNS != "" {
+		add(specs.UTSNamespace, in.Sandbox.UTSNS)
+	} else if opts.GetNetwork() != runtimeapi.NamespaceMode_NODE {
+		return invalid("sandbox %s has no uts namespace to join", in.Sandbox.ID)
+	}
+	switch opts.GetPid() {
+	case runtimeapi.NamespaceMode_CONTAINER:
+		add(specs.PIDNamespace, "")
+	case runtimeapi.NamespaceMode_NODE:
+	case runtimeapi.NamespaceMode_POD:
+		if in.Sandbox.PIDNS == "" {
+			return invalid("sandbox %s has no pid namespace to share", in.Sandbox.ID)
+		}
+		add(specs.PIDNamespace, in.Sandbox.PIDNS)
+	case runtimeapi.NamespaceMode_TARGET:
+		if in.TargetPIDNamespace == "" {
+			return invalid("the target container %q of the pid namespace is not running", opts.GetTargetId())
+		}
+		add(specs.PIDNamespace, in.TargetPIDNamespace)
+	default:
+		return invalid("unknown pid namespace mode %s", opts.GetPid())
+	}
+	if in.Host.CgroupV2 && !privileged(in) {
+		add(specs.CgroupNamespace, "")
+	}
+	return nil
+}
+
+func privileged(in Input) bool {
+	return in.Config.GetLinux().GetSecurityContext().GetPrivileged()
+}
