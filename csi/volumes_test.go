@@ -1,0 +1,525 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/berthd/berth/csi/mount"
+	"github.com/berthd/berth/csi/volume"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/yaml"
+)
+
+// store is the node's objects; a test changes them between calls.
+type store struct {
+	configMaps map[string]*v1.ConfigMap
+	secrets    map[string]*v1.Secret
+}
+
+func (s *store) ConfigMap(ns, name string) (*v1.ConfigMap, bool) {
+	o, ok := s.configMaps[name]
+	return o, ok
+}
+
+func (s *store) Secret(ns, name string) (*v1.Secret, bool) {
+	o, ok := s.secrets[name]
+	return o, ok
+}
+
+type failer interface {
+	Helper()
+	Fatal(...any)
+}
+
+func must(t failer, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func scratch(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("mounts and ownership need root")
+	}
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	t.Cleanup(func() {
+		paths, err := mount.Kernel{}.Below(dir)
+		must(t, err)
+		for _, p := range paths {
+			must(t, mount.Kernel{}.Unmount(p))
+		}
+	})
+	return dir
+}
+
+func newVolumes(t failer, root string, objects *store, m Mounter) *Volumes {
+	t.Helper()
+	v, err := New(Config{
+		Root: root, Objects: objects, Mounter: m, Logger: slog.New(slog.DiscardHandler),
+		Allocatable: func() v1.ResourceList { return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")} },
+	})
+	must(t, err)
+	return v
+}
+
+func objects() *store {
+	return &store{
+		configMaps: map[string]*v1.ConfigMap{"cm": {Data: map[string]string{"conf": "one"}}},
+		secrets:    map[string]*v1.Secret{"s": {Data: map[string][]byte{"key": []byte("hush")}}},
+	}
+}
+
+const everyKind = `
+metadata: {name: web, namespace: default, uid: uid-1, labels: {app: web}}
+spec:
+  securityContext: {fsGroup: 1234}
+  volumes:
+  - {name: scratch, emptyDir: {}}
+  - {name: fast, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: host, hostPath: {path: %s, type: DirectoryOrCreate}}
+  - {name: conf, configMap: {name: cm}}
+  - {name: creds, secret: {secretName: s, defaultMode: 256}}
+  - {name: about, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
+  - {name: all, projected: {sources: [{configMap: {name: cm}}, {secret: {name: s}}]}}
+  - {name: maybe, configMap: {name: nope, optional: true}}
+  - {name: unused, configMap: {name: nope}}
+  containers:
+  - name: main
+    volumeMounts: [{name: scratch}, {name: fast}, {name: host}, {name: conf}, {name: creds}, {name: about}, {name: all}, {name: maybe}]
+`
+
+func podOfEveryKind(t failer, root string) *v1.Pod {
+	t.Helper()
+	var pod v1.Pod
+	must(t, yaml.UnmarshalStrict(fmt.Appendf(nil, everyKind, filepath.Join(root, "outside")), &pod))
+	return &pod
+}
+
+// inodes changes with every write below dir: of content, mode, owner or entry.
+func inodes(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	must(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
+		must(t, err)
+		var st unix.Stat_t
+		must(t, unix.Lstat(p, &st))
+		fmt.Fprintln(&b, p, st.Ino, st.Ctim)
+		return nil
+	}))
+	return b.String()
+}
+
+func TestMountEveryKind(t *testing.T) {
+	root := scratch(t)
+	have := objects()
+	v := newVolumes(t, root, have, nil)
+	pod := podOfEveryKind(t, root)
+	mounted, err := v.Mount(t.Context(), pod)
+	must(t, err)
+	base := filepath.Join(root, "pods", "uid-1", "volumes")
+	want := map[string]Volume{
+		"scratch": {base + "/kubernetes.io~empty-dir/scratch", false},
+		"fast":    {base + "/kubernetes.io~empty-dir/fast", false},
+		"host":    {root + "/outside", false},
+		"conf":    {base + "/kubernetes.io~configmap/conf", true},
+		"creds":   {base + "/kubernetes.io~secret/creds", true},
+		"about":   {base + "/kubernetes.io~downward-api/about", true},
+		"all":     {base + "/kubernetes.io~projected/all", true},
+		"maybe":   {base + "/kubernetes.io~configmap/maybe", true},
+	}
+	if !maps.Equal(mounted, want) {
+		t.Fatalf("mounted\n%v\nwant\n%v", mounted, want)
+	}
+	for name, want := range map[string]string{
+		"conf/conf": "644 1234 one", "creds/key": "440 1234 hush", "about/labels": "644 1234 app=\"web\"",
+		"all/key": "644 1234 hush", "all/conf": "644 1234 one",
+	} {
+		vol, file, _ := strings.Cut(name, "/")
+		path := filepath.Join(mounted[vol].HostPath, file)
+		content, err := os.ReadFile(path)
+		must(t, err)
+		var st unix.Stat_t
+		must(t, unix.Stat(path, &st))
+		if got := fmt.Sprintf("%o %d %s", st.Mode&0o7777, st.Gid, content); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	for vol, want := range map[string]string{
+		"scratch": "42777 1234 disk", "fast": "42777 1234 tmpfs", "conf": "42777 1234 disk",
+		"creds": "42777 1234 tmpfs", "about": "42777 1234 tmpfs", "all": "42777 1234 tmpfs", "host": "40755 0 disk",
+	} {
+		var st unix.Stat_t
+		must(t, unix.Stat(mounted[vol].HostPath, &st))
+		var fs unix.Statfs_t
+		must(t, unix.Statfs(mounted[vol].HostPath, &fs))
+		medium := map[bool]string{true: "tmpfs", false: "disk"}[fs.Type == unix.TMPFS_MAGIC]
+		if got := fmt.Sprintf("%o %d %s", st.Mode, st.Gid, medium); got != want {
+			t.Errorf("volume %s is %s, want %s", vol, got, want)
+		}
+		if vol == "fast" && int64(fs.Blocks)*fs.Bsize != 1<<20 {
+			t.Errorf("volume fast has %d bytes", int64(fs.Blocks)*fs.Bsize)
+		}
+	}
+
+	// Idle: nothing is written, also by an agent that has just started.
+	before := inodes(t, filepath.Join(root, "pods"))
+	for _, again := range []*Volumes{v, newVolumes(t, root, have, nil)} {
+		if got, err := again.Mount(t.Context(), pod); err != nil || !maps.Equal(got, want) {
+			t.Errorf("mounted again: %v, %v", got, err)
+		}
+	}
+	if after := inodes(t, filepath.Join(root, "pods")); after != before {
+		t.Errorf("an idle refresh wrote:\n%s\n%s", before, after)
+	}
+
+	// Refresh: only what changed.
+	have.configMaps["cm"] = &v1.ConfigMap{Data: map[string]string{"conf": "two"}}
+	creds := inodes(t, mounted["creds"].HostPath)
+	must2(t)(v.Mount(t.Context(), pod))
+	for _, path := range []string{mounted["conf"].HostPath, mounted["all"].HostPath} {
+		if got, _ := os.ReadFile(filepath.Join(path, "conf")); string(got) != "two" {
+			t.Errorf("%s not refreshed: %q", path, got)
+		}
+	}
+	if inodes(t, mounted["creds"].HostPath) != creds {
+		t.Error("the unchanged Secret was written again")
+	}
+
+	must(t, v.Unmount(t.Context(), "uid-1"))
+	must(t, v.Unmount(t.Context(), "uid-1"))
+	checkGone(t, root, "uid-1")
+	if st, err := os.Stat(filepath.Join(root, "outside")); err != nil || !st.IsDir() {
+		t.Errorf("the host path is gone: %v", err)
+	}
+	if _, ok := v.Mounted("uid-1"); ok {
+		t.Error("still called mounted")
+	}
+}
+
+func must2(t failer) func(any, error) {
+	return func(_ any, err error) { t.Helper(); must(t, err) }
+}
+
+func checkGone(t failer, root, uid string) {
+	t.Helper()
+	if _, err := os.Lstat(filepath.Join(root, "pods", uid)); !os.IsNotExist(err) {
+		t.Fatal("the pod's directory is still there: ", err)
+	}
+	paths, err := mount.Kernel{}.Below(filepath.Join(root, "pods"))
+	must(t, err)
+	if len(paths) > 0 {
+		t.Fatal("mounts are left: ", paths)
+	}
+}
+
+func TestMountedAfterARestart(t *testing.T) {
+	root := scratch(t)
+	have := objects()
+	pod := podOfEveryKind(t, root)
+	want, err := newVolumes(t, root, have, nil).Mount(t.Context(), pod)
+	must(t, err)
+	record := filepath.Join(root, "pods", "uid-1", recordName)
+	good, err := os.ReadFile(record)
+	must(t, err)
+	recall := func() (map[string]Volume, bool) { return newVolumes(t, root, &store{}, nil).Mounted("uid-1") }
+	if got, ok := recall(); !ok || !maps.Equal(got, want) {
+		t.Errorf("after a restart %v, %v; want %v", got, ok, want)
+	}
+	for name, change := range map[string]func(){
+		"torn record":    func() { must(t, os.WriteFile(record, good[:len(good)/2], 0o600)) },
+		"empty record":   func() { must(t, os.WriteFile(record, nil, 0o600)) },
+		"another boot":   func() { must(t, os.WriteFile(record, []byte(strings.Replace(string(good), `"boot":"`, `"boot":"x`, 1)), 0o600)) },
+		"record missing": func() { must(t, os.Remove(record)) },
+		"tmpfs lost":     func() { must(t, mount.Kernel{}.Unmount(want["creds"].HostPath)) },
+		"memory lost":    func() { must(t, mount.Kernel{}.Unmount(want["fast"].HostPath)) },
+		"directory lost": func() { must(t, os.RemoveAll(want["scratch"].HostPath)) },
+		"content lost":   func() { must(t, os.Remove(filepath.Join(want["conf"].HostPath, "..data"))) },
+	} {
+		change()
+		if got, ok := recall(); ok {
+			t.Errorf("%s: still called mounted: %v", name, got)
+		}
+		again := newVolumes(t, root, have, nil)
+		if got, err := again.Mount(t.Context(), pod); err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s: mounted again: %v, %v", name, got, err)
+		}
+		if _, ok := recall(); !ok {
+			t.Errorf("%s: not healed", name)
+		}
+	}
+	must(t, newVolumes(t, root, have, nil).Remove(t.Context(), "uid-1"))
+	checkGone(t, root, "uid-1")
+}
+
+func TestEmptyDirBelongsToThePod(t *testing.T) {
+	root := scratch(t)
+	v := newVolumes(t, root, objects(), nil)
+	pod := podOfEveryKind(t, root)
+	mounted, err := v.Mount(t.Context(), pod)
+	must(t, err)
+	for _, name := range []string{"scratch", "fast"} {
+		path := mounted[name].HostPath
+		must(t, os.WriteFile(filepath.Join(path, "work"), []byte("x"), 0o600))
+		must(t, os.Chmod(path, 0o700))
+		must2(t)(v.Mount(t.Context(), pod))
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("%s: mode was changed back to %v", name, st.Mode())
+		}
+		if _, err := os.Stat(filepath.Join(path, "work")); err != nil {
+			t.Errorf("%s: work is lost: %v", name, err)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	root := scratch(t)
+	for name, tc := range map[string]struct {
+		uid, volumes string
+		code         volume.Code
+		want         string
+	}{
+		"missing": {"u", `[{name: a, configMap: {name: nope}}]`, volume.NotFound,
+			`MountVolume.SetUp failed for volume "a" : configmap "nope" not found`},
+		"two": {"u", `[{name: a, configMap: {name: nope}}, {name: b, secret: {secretName: none}}, {name: c, emptyDir: {}}]`, volume.NotFound,
+			`MountVolume.SetUp failed for volume "a" : configmap "nope" not found; MountVolume.SetUp failed for volume "b" : secret "none" not found`},
+		"kind": {"u", `[{name: a, persistentVolumeClaim: {claimName: x}}]`, volume.Invalid,
+			`MountVolume.SetUp failed for volume "a" : this kind of volume is not offered by this node; it has emptyDir, hostPath, configMap, secret, downwardAPI and projected`},
+		"uid": {"../../etc", `[]`, volume.Invalid,
+			`MountVolume.SetUp failed : "../../etc" cannot be the UID of a pod: it must be usable as the name of a directory`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVolumes(t, root, objects(), nil)
+			pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{}}}}
+			pod.UID = types.UID(tc.uid)
+			must(t, yaml.UnmarshalStrict([]byte(tc.volumes), &pod.Spec.Volumes))
+			for _, vol := range pod.Spec.Volumes {
+				pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, v1.VolumeMount{Name: vol.Name})
+			}
+			_, err := v.Mount(t.Context(), pod)
+			var e *volume.Error
+			if !errors.As(err, &e) || e.Code != tc.code || err.Error() != tc.want {
+				t.Errorf("%v: %v\nwant %v: %s", e.Code, err, tc.code, tc.want)
+			}
+			if _, ok := v.Mounted(tc.uid); ok {
+				t.Error("called mounted")
+			}
+			if err := v.Unmount(t.Context(), tc.uid); (err != nil) != (name == "uid") {
+				t.Errorf("unmount: %v", err)
+			}
+		})
+	}
+}
+
+// limited fails every call after the first n.
+type limited struct {
+	mount.Kernel
+	left *int
+}
+
+var errFull = fmt.Errorf("mount: %w", unix.ENOSPC)
+
+func (l limited) Tmpfs(target string, size int64) error {
+	if *l.left--; *l.left < 0 {
+		return errFull
+	}
+	return l.Kernel.Tmpfs(target, size)
+}
+
+func TestHalfMadeIsTakenDownByUnmount(t *testing.T) {
+	root := scratch(t)
+	for n := range 5 {
+		left := n
+		v := newVolumes(t, root, objects(), limited{left: &left})
+		_, err := v.Mount(t.Context(), podOfEveryKind(t, root))
+		var e *volume.Error
+		if n < 4 && (!errors.As(err, &e) || e.Code != volume.Exhausted) {
+			t.Fatalf("after %d mounts: %v", n, err)
+		}
+		if n == 4 {
+			must(t, err)
+		}
+		must(t, newVolumes(t, root, objects(), nil).Unmount(t.Context(), "uid-1"))
+		checkGone(t, root, "uid-1")
+	}
+}
+
+// stuck is a host that never answers until it is let go.
+type stuck struct {
+	mount.Kernel
+	in, out chan struct{}
+}
+
+func (s stuck) Tmpfs(target string, size int64) error {
+	s.in <- struct{}{}
+	<-s.out
+	return s.Kernel.Tmpfs(target, size)
+}
+
+func TestAStuckHostHoldsOneCallAndNoOtherPod(t *testing.T) {
+	root := scratch(t)
+	host := stuck{in: make(chan struct{}, 100), out: make(chan struct{})}
+	v := newVolumes(t, root, objects(), host)
+	pod := podOfEveryKind(t, root)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-host.in; cancel() }()
+	var e *volume.Error
+	if _, err := v.Mount(ctx, pod); !errors.As(err, &e) || e.Code != volume.Canceled {
+		t.Fatalf("stuck: %v", err)
+	}
+	if err := v.Unmount(ctx, "uid-1"); !errors.As(err, &e) || e.Code != volume.Canceled {
+		t.Errorf("behind it: %v", err)
+	}
+	other := &v1.Pod{}
+	other.UID = "uid-2"
+	must2(t)(v.Mount(t.Context(), other))
+	if err := v.Close(ctx); err == nil {
+		t.Error("closed while a call was under way")
+	}
+	close(host.out)
+	must(t, v.Close(t.Context()))
+	must(t, v.Unmount(t.Context(), "uid-1"))
+	must(t, v.Unmount(t.Context(), "uid-2"))
+	checkGone(t, root, "uid-1")
+}
+
+func TestSubPathLifecycle(t *testing.T) {
+	root := scratch(t)
+	v := newVolumes(t, root, objects(), nil)
+	pod := podOfEveryKind(t, root)
+	if _, err := v.SubPath(t.Context(), pod, "main", "scratch", "a", 0); err == nil {
+		t.Error("a subPath of a volume that is not set up")
+	}
+	mounted, err := v.Mount(t.Context(), pod)
+	must(t, err)
+	for i, tc := range []struct{ vol, sub string }{{"scratch", "logs/app"}, {"conf", "conf"}, {"fast", "x"}, {"creds", "key"}} {
+		for range 2 {
+			path, err := v.SubPath(t.Context(), pod, "main", tc.vol, tc.sub, i)
+			must(t, err)
+			if want := filepath.Join(root, "pods/uid-1/volume-subpaths", tc.vol, "main", fmt.Sprint(i)); path != want {
+				t.Errorf("path %s, want %s", path, want)
+			}
+			a, err := os.Stat(path)
+			must(t, err)
+			b, err := os.Stat(filepath.Join(mounted[tc.vol].HostPath, tc.sub))
+			must(t, err)
+			if !os.SameFile(a, b) {
+				t.Errorf("%s/%s shows another file", tc.vol, tc.sub)
+			}
+		}
+	}
+	var e *volume.Error
+	if _, err := v.SubPath(t.Context(), pod, "../x", "scratch", "a", 0); !errors.As(err, &e) || e.Code != volume.Invalid {
+		t.Errorf("container ../x: %v", err)
+	}
+	must(t, v.Unmount(t.Context(), "uid-1"))
+	checkGone(t, root, "uid-1")
+}
+
+// deaf cannot unmount: the worst case for whoever deletes next.
+type deaf struct{ mount.Kernel }
+
+func (deaf) Unmount(string) error { return fmt.Errorf("unmount: %w", unix.EIO) }
+
+// TestTeardownNeverDeletesLiveData puts live data anywhere inside a pod's
+// directory, by bind mount or link, and takes the pod down, with a kernel that
+// unmounts and with one that does not.
+func TestTeardownNeverDeletesLiveData(t *testing.T) {
+	base := scratch(t)
+	live := filepath.Join(base, "live")
+	must(t, os.MkdirAll(filepath.Join(live, "sub"), 0o755))
+	files := []string{"one", "sub/two", recordName}
+	for _, f := range files {
+		must(t, os.WriteFile(filepath.Join(live, f), []byte(f), 0o644))
+	}
+	n := 0
+	rapid.Check(t, func(t *rapid.T) {
+		n++
+		uid := fmt.Sprintf("pod-%d", n)
+		pod := podOfEveryKind(t, base)
+		pod.UID = types.UID(uid)
+		pod.Spec.Volumes[2].HostPath.Path = live
+		v := newVolumes(t, base, objects(), nil)
+		must2(t)(v.Mount(context.Background(), pod))
+		dir := filepath.Join(base, "pods", uid)
+		mounts := 4 + invade(t, dir, live)
+		check := func(after string) {
+			for _, f := range files {
+				if got, err := os.ReadFile(filepath.Join(live, f)); err != nil || string(got) != f {
+					t.Fatalf("after %s live data %s is damaged: %q, %v", after, f, got, err)
+				}
+			}
+		}
+		down := []func(*Volumes) error{
+			func(v *Volumes) error { return v.Unmount(context.Background(), uid) },
+			func(v *Volumes) error { return v.Remove(context.Background(), uid) },
+		}
+		for _, f := range down {
+			if err := f(newVolumes(t, base, objects(), deaf{})); err == nil && mounts > 0 {
+				t.Fatal("a teardown that could not unmount called itself done")
+			}
+			check("a teardown that could not unmount")
+		}
+		for _, f := range down {
+			must(t, f(v))
+			check("a teardown")
+		}
+		checkGone(t, base, uid)
+	})
+}
+
+// invade adds mounts and links of live data below dir, as a container with
+// bidirectional propagation or a careless administrator would.
+func invade(t *rapid.T, dir, live string) (mounts int) {
+	var dirs []string
+	must(t, filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		must(t, err)
+		if e.IsDir() {
+			dirs = append(dirs, p)
+		}
+		return nil
+	}))
+	slices.Sort(dirs)
+	for i := range rapid.IntRange(1, 6).Draw(t, "invaders") {
+		at := rapid.SampledFrom(dirs).Draw(t, "at")
+		fresh := filepath.Join(at, fmt.Sprintf("invader-%d", i))
+		switch rapid.SampledFrom([]string{"over", "inside", "file", "link", "tmpfs"}).Draw(t, "how") {
+		case "over": // an existing directory, the pod's own included
+			must(t, unix.Mount(live, at, "", unix.MS_BIND, ""))
+			mounts++
+			return mounts // paths below at now lead into the live data
+		case "inside":
+			must(t, os.Mkdir(fresh, 0o755))
+			must(t, unix.Mount(live, fresh, "", unix.MS_BIND, ""))
+			mounts++
+		case "file":
+			must(t, os.WriteFile(fresh, nil, 0o600))
+			must(t, unix.Mount(filepath.Join(live, "one"), fresh, "", unix.MS_BIND, ""))
+			mounts++
+		case "link":
+			must(t, os.Symlink(live, fresh))
+		case "tmpfs":
+			must(t, os.Mkdir(fresh, 0o755))
+			must(t, unix.Mount("tmpfs", fresh, "tmpfs", 0, "size=64k"))
+			must(t, os.WriteFile(filepath.Join(fresh, "x"), nil, 0o600))
+			mounts++
+			dirs = append(dirs, fresh)
+		}
+	}
+	return mounts
+}
