@@ -1,0 +1,215 @@
+package plan
+
+import (
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berthd/berth/agent/pod"
+)
+
+// containerStatus is the status of m: its current instance, or what it waits for.
+func (d *decision) containerStatus(m *member) v1.ContainerStatus {
+	started := d.started(m)
+	cs := v1.ContainerStatus{Name: string(m.name), Image: m.spec.Image, Ready: d.ready(m), Started: &started, VolumeMounts: mountStatuses(m.spec)}
+	if n := d.rec.Durable.Restarts[m.name]; n > 0 {
+		cs.RestartCount = int32(n - 1)
+	}
+	if len(m.spec.Resources.Requests) > 0 {
+		cs.AllocatedResources = m.spec.Resources.Requests
+	}
+	if m.kind != pod.Ephemeral && (len(m.spec.Resources.Requests) > 0 || len(m.spec.Resources.Limits) > 0) {
+		cs.Resources = m.spec.Resources.DeepCopy()
+	}
+	shown := m.shown()
+	if shown == nil {
+		d.neverShown(m, &cs)
+		return cs
+	}
+	d.identify(&cs, shown)
+	switch shown.State {
+	case pod.Running:
+		cs.State.Running = &v1.ContainerStateRunning{StartedAt: wallTime(shown.StartedAt)}
+		if prev := m.before(shown, d.rec.Boot.Gone); prev != nil {
+			cs.LastTerminationState.Terminated = d.terminated(prev)
+		}
+	case pod.Exited:
+		d.exitedStatus(m, shown, &cs)
+	case pod.Unknown:
+		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: string(pod.ContainerStatusUnknown), Message: "the container's monitor is gone, and its fate cannot be told; it is being stopped"}
+	}
+	return cs
+}
+
+// shown is the instance that the status is about.
+func (m *member) shown() *pod.Container {
+	if m.cur != nil && m.cur.State != pod.Created {
+		return m.cur
+	}
+	return m.last
+}
+
+// before is the newest ended instance older than c.
+func (m *member) before(c *pod.Container, gone map[pod.ContainerName]pod.Container) *pod.Container {
+	for i := range m.all {
+		if o := &m.all[i]; o.Attempt < c.Attempt && o.State == pod.Exited {
+			return o
+		}
+	}
+	if g, ok := gone[m.name]; ok && g.Attempt < c.Attempt {
+		return &g
+	}
+	return nil
+}
+
+func (d *decision) identify(cs *v1.ContainerStatus, c *pod.Container) {
+	if c.ID != "" {
+		cs.ContainerID = d.containerURL(c.ID)
+	}
+	if c.Image != "" {
+		cs.Image = c.Image
+	}
+	cs.ImageID = c.ImageRef
+	if cs.ImageID == "" {
+		cs.ImageID = c.ImageID
+	}
+	if u := c.User; u != nil {
+		cs.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.UID, GID: u.GID, SupplementalGroups: u.SupplementalGroups}}
+	}
+}
+
+func (d *decision) containerURL(id pod.ContainerID) string {
+	return d.Config.RuntimeName + "://" + string(id)
+}
+
+// exitedStatus tells of a container whose newest instance has ended: that end,
+// or what keeps its successor waiting.
+func (d *decision) exitedStatus(m *member, c *pod.Container, cs *v1.ContainerStatus) {
+	again := d.end == endNone && !(m.kind == pod.Init && d.initialized) && (d.mayRestart(m) || m.kind == pod.Init && c != m.cur)
+	var waiting *v1.ContainerStateWaiting
+	if again {
+		waiting = d.restartWaits(m)
+	}
+	if waiting == nil {
+		cs.State.Terminated = d.terminated(c)
+		if prev := m.before(c, d.rec.Boot.Gone); prev != nil {
+			cs.LastTerminationState.Terminated = d.terminated(prev)
+		}
+		return
+	}
+	cs.State.Waiting, cs.LastTerminationState.Terminated = waiting, d.terminated(c)
+}
+
+// restartWaits says what keeps m's next instance from starting, nil if nothing does.
+func (d *decision) restartWaits(m *member) *v1.ContainerStateWaiting {
+	if w := d.failureWaits(m); w != nil {
+		return w
+	}
+	b, ok := d.rec.Boot.Backoff[m.name]
+	if ok && b.Instance == m.last.ID && d.Now.Before(m.last.FinishedAt.Add(b.Delay)) {
+		return &v1.ContainerStateWaiting{
+			Reason:  string(pod.CrashLoopBackOff),
+			Message: fmt.Sprintf("back-off %v restarting failed container=%s pod=%s", b.Delay, m.name, podWithUID(d.pod.Namespace, d.pod.Name, d.pod.UID)),
+		}
+	}
+	if d.sandbox == nil {
+		return d.patience()
+	}
+	return nil
+}
+
+// failureWaits tells of a failed pull or start, nil if there is none.
+func (d *decision) failureWaits(m *member) *v1.ContainerStateWaiting {
+	if f, ok := d.Failures[pod.ImageSlot(m.name)]; ok {
+		if f.Reason == pod.ErrImagePull && !d.Now.Before(pullBackOffShown(f)) {
+			return &v1.ContainerStateWaiting{Reason: string(pod.ImagePullBackOff), Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", m.spec.Image, f.Reason, f.Message)}
+		}
+		return &v1.ContainerStateWaiting{Reason: string(f.Reason), Message: f.Message}
+	}
+	if f, ok := d.Failures[m.slot]; ok && (f.Op == pod.OpStartContainer || f.Op == pod.OpPostStart) {
+		return &v1.ContainerStateWaiting{Reason: string(f.Reason), Message: f.Message}
+	}
+	return nil
+}
+
+// pullBackOffShown is when ErrImagePull, the news, becomes ImagePullBackOff, the state.
+func pullBackOffShown(f pod.Failure) time.Time { return f.At.Add(f.NotBefore.Sub(f.At) / 4) }
+
+// neverShown tells of a container of which no instance is known.
+func (d *decision) neverShown(m *member, cs *v1.ContainerStatus) {
+	switch {
+	case m.kind == pod.Init && d.initialized:
+		cs.State.Terminated = &v1.ContainerStateTerminated{Reason: string(pod.Completed), Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"}
+	case d.inTurn(m) && d.failureWaits(m) != nil:
+		cs.State.Waiting = d.failureWaits(m)
+	default:
+		cs.State.Waiting = d.patience()
+	}
+}
+
+// inTurn says that m's predecessors no longer hold it up.
+func (d *decision) inTurn(m *member) bool {
+	if d.initialized || m.kind == pod.Ephemeral {
+		return true
+	}
+	for _, o := range d.members {
+		switch {
+		case o == m:
+			return true
+		case o.kind == pod.Init && !d.initDone(o), o.kind == pod.Sidecar && !d.started(o):
+			return false
+		}
+	}
+	return true
+}
+
+// patience is the waiting state in which nothing is wrong.
+func (d *decision) patience() *v1.ContainerStateWaiting {
+	if len(d.pod.Spec.InitContainers) > 0 {
+		return &v1.ContainerStateWaiting{Reason: string(pod.PodInitializing)}
+	}
+	return &v1.ContainerStateWaiting{Reason: string(pod.ContainerCreating)}
+}
+
+func (d *decision) terminated(c *pod.Container) *v1.ContainerStateTerminated {
+	t := &v1.ContainerStateTerminated{
+		ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
+		StartedAt: wallTime(c.StartedAt), FinishedAt: wallTime(c.FinishedAt),
+	}
+	if c.ID != "" {
+		t.ContainerID = d.containerURL(c.ID)
+	}
+	if t.Reason == "" {
+		t.Reason = string(pod.ReasonError)
+		if c.ExitCode == 0 {
+			t.Reason = string(pod.Completed)
+		}
+	}
+	return t
+}
+
+// wallTime has whole seconds, as a status stored as JSON has.
+func wallTime(t time.Time) metav1.Time {
+	if t.IsZero() {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(t.Truncate(time.Second))
+}
+
+func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
+	var out []v1.VolumeMountStatus
+	for _, vm := range c.VolumeMounts {
+		s := v1.VolumeMountStatus{Name: vm.Name, MountPath: vm.MountPath, ReadOnly: vm.ReadOnly}
+		if vm.ReadOnly {
+			mode := v1.RecursiveReadOnlyDisabled
+			if vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly != v1.RecursiveReadOnlyIfPossible {
+				mode = *vm.RecursiveReadOnly
+			}
+			s.RecursiveReadOnly = &mode
+		}
+		out = append(out, s)
+	}
+	return out
+}

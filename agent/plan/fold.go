@@ -1,0 +1,202 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/berthd/berth/agent/pod"
+)
+
+// NewState returns the state of a pod that nothing has been done for by this
+// worker. record and observed are what is known from before; both may be zero.
+func NewState(desired pod.Desired, record pod.Record, observed pod.Observed, config Config) State {
+	return State{
+		Desired: desired, Record: record, Observed: observed, Config: config,
+		InFlight: map[pod.Slot]pod.Action{}, Failures: map[pod.Slot]pod.Failure{},
+		Stale: map[pod.Slot]bool{}, Last: map[pod.Slot]Success{},
+	}
+}
+
+// Begin notes that a has been started.
+func (s *State) Begin(a pod.Action) {
+	s.InFlight[a.Slot] = a
+	if a.Op == pod.OpObserve {
+		s.covered, s.Look = maps.Clone(s.Stale), false
+	}
+}
+
+// SetDesired takes in a new desire. When the pod's inputs changed, whatever
+// failed for want of them is tried again at once.
+func (s *State) SetDesired(d pod.Desired) {
+	if t := s.Desired.Termination; t != nil {
+		d.Termination = mergeTermination(t, d.Termination)
+	}
+	d.Forget = d.Forget || s.Desired.Forget
+	if s.Desired.Rejection != nil {
+		d.Rejection = s.Desired.Rejection
+	}
+	if d.Inputs.Version != s.Desired.Inputs.Version {
+		for slot, f := range s.Failures {
+			if f.Kind == pod.Invalid || f.Kind == pod.NotFound {
+				f.NotBefore = time.Time{}
+				s.Failures[slot] = f
+			}
+		}
+	}
+	s.Desired = d
+}
+
+// SetVerdict takes in a probe's change of verdict.
+func (s *State) SetVerdict(v pod.ProbeVerdict) []pod.Event {
+	var c *pod.Container
+	for i := range s.Observed.Containers {
+		if s.Observed.Containers[i].ID == v.Container {
+			c = &s.Observed.Containers[i]
+		}
+	}
+	if c == nil {
+		return nil // of an instance that is gone
+	}
+	boot := &s.Record.Boot
+	boot.Verdicts = put(boot.Verdicts, v.Container, put(boot.Verdicts[v.Container], v.Kind, v))
+	s.Unsaved.Boot = true
+	if v.Verdict != pod.Failed {
+		return nil
+	}
+	title := map[pod.ProbeKind]string{pod.Startup: "Startup", pod.Liveness: "Liveness", pod.Readiness: "Readiness"}[v.Kind]
+	return []pod.Event{{Warning: true, Reason: pod.Unhealthy, Container: c.Name, At: v.At, Message: fmt.Sprintf("%s probe failed: %s", title, v.Message)}}
+}
+
+// Fold takes in the result of an action that ended at now, and returns what
+// there is to tell about it.
+func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
+	a := r.Action
+	delete(s.InFlight, a.Slot)
+	if a.Op == pod.OpObserve {
+		s.foldObserve(r, now)
+		return nil
+	}
+	if needsLook(a.Op) {
+		s.Stale[a.Slot] = true
+		delete(s.covered, a.Slot) // the look in flight may have come too early
+	}
+	s.foldHook(r, now)
+	if a.Op == pod.OpStartContainer { // each start is preceded by an ensure-image of its own
+		s.Observed.Images = without(s.Observed.Images, a.Container)
+	}
+	if r.Err != nil {
+		return s.foldFailure(r, now)
+	}
+	if f, ok := s.Failures[a.Slot]; ok && (f.Op == a.Op || a.Op == pod.OpStartContainer) {
+		delete(s.Failures, a.Slot)
+	}
+	last, done := s.Last[a.Slot], Success{Action: a, At: now}
+	if sameWork(last.Action, a) {
+		done.Repeats = last.Repeats + 1
+	}
+	s.Last[a.Slot] = done
+	switch a.Op {
+	case pod.OpMountVolumes:
+		s.Observed.Volumes, s.Observed.VolumesVersion, s.Observed.Dirty = orEmpty(r.Volumes), r.VolumesVersion, true
+	case pod.OpUnmountVolumes:
+		s.Observed.Volumes, s.Observed.VolumesVersion = nil, ""
+	case pod.OpPullImage:
+		s.Observed.Images = put(s.Observed.Images, a.Container, r.Image)
+	}
+	return successEvents(s.Desired.Pod, r, now)
+}
+
+func orEmpty(m map[string]pod.Volume) map[string]pod.Volume {
+	if m == nil {
+		return map[string]pod.Volume{}
+	}
+	return m
+}
+
+// needsLook says that an action changes what the runtime would tell.
+func needsLook(op pod.Op) bool {
+	switch op {
+	case pod.OpPullImage, pod.OpMountVolumes, pod.OpUnmountVolumes, pod.OpPostStart, pod.OpPreStop:
+		return false
+	}
+	return true
+}
+
+func (s *State) foldObserve(r pod.Result, now time.Time) {
+	if r.Err != nil || r.Observed == nil {
+		s.Look, s.covered = true, nil
+		if r.Err == nil {
+			r.Err = &pod.Error{Op: "observe pod", Kind: pod.Internal, Err: errors.New("the runtime's answer was empty")}
+		}
+		if pod.KindOf(r.Err) != pod.Canceled {
+			s.Failures[pod.SlotObserve] = fail(s.Config.withDefaults(), s.Failures[pod.SlotObserve], r, now)
+		}
+		return
+	}
+	delete(s.Failures, pod.SlotObserve)
+	next := *r.Observed
+	// Volumes and images are facts of our own actions, not of the runtime's list.
+	next.Volumes, next.VolumesVersion, next.Images = s.Observed.Volumes, s.Observed.VolumesVersion, s.Observed.Images
+	if next.At.IsZero() {
+		next.At = now
+	}
+	s.Observed = next
+	for slot := range s.covered {
+		delete(s.Stale, slot)
+	}
+	s.covered = nil
+}
+
+// foldHook records that a hook is over. A failed postStart dooms its container.
+func (s *State) foldHook(r pod.Result, now time.Time) {
+	a, boot := r.Action, &s.Record.Boot
+	canceled := r.Err != nil && pod.KindOf(r.Err) == pod.Canceled
+	switch a.Op {
+	case pod.OpPostStart:
+		if canceled {
+			return
+		}
+		if r.Err == nil {
+			boot.Hooked, s.Unsaved.Boot = put(boot.Hooked, a.ContainerID, true), true
+			return
+		}
+		if _, begun := boot.Stopping[a.ContainerID]; !begun {
+			grace := 30 * time.Second
+			if g := s.Desired.Pod.Spec.TerminationGracePeriodSeconds; g != nil {
+				grace = time.Duration(*g) * time.Second
+			}
+			st := pod.Stopping{Deadline: now.Add(grace), Reason: pod.FailedPostStartHook, Message: string(pod.FailedPostStartHook)}
+			boot.Stopping, s.Unsaved.Boot = put(boot.Stopping, a.ContainerID, st), true
+		}
+	case pod.OpPreStop:
+		if st, ok := boot.Stopping[a.ContainerID]; ok {
+			st.PreStopDone = true
+			boot.Stopping, s.Unsaved.Boot = put(boot.Stopping, a.ContainerID, st), true
+		}
+	}
+}
+
+func (s *State) foldFailure(r pod.Result, now time.Time) []pod.Event {
+	a := r.Action
+	if pod.KindOf(r.Err) == pod.Canceled {
+		return nil // our own change of mind
+	}
+	f := fail(s.Config.withDefaults(), s.Failures[a.Slot], r, now)
+	if f.Reason == "" {
+		f.Reason = defaultReason(a.Op)
+	}
+	s.Failures[a.Slot] = f
+	delete(s.Last, a.Slot)
+	return failureEvents(s.Desired.Pod, a, f, now)
+}
+
+func without(m map[pod.ContainerName]pod.Image, c pod.ContainerName) map[pod.ContainerName]pod.Image {
+	if _, ok := m[c]; !ok {
+		return m
+	}
+	m = maps.Clone(m)
+	delete(m, c)
+	return m
+}

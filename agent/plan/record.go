@@ -1,0 +1,133 @@
+package plan
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/berthd/berth/agent/pod"
+)
+
+// remember moves into the Record what the observation tells and nothing could
+// tell again. It comes before everything else in a decision, so that a fact is
+// on disk before it is acted on or published.
+func (d *decision) remember() {
+	dur, boot := &d.rec.Durable, &d.rec.Boot
+	if dur.Pod != d.pod {
+		dur.Pod, dur.Source, d.unsaved.Durable = d.pod, d.Desired.Source, true
+	}
+	if dur.Accepted.IsZero() {
+		dur.Accepted, d.unsaved.Durable = d.Now.Truncate(time.Second), true
+	}
+	if !boot.StartTime.Equal(dur.Accepted) {
+		boot.StartTime, d.unsaved.Boot = dur.Accepted, true
+	}
+	if t := mergeTermination(dur.Termination, d.Desired.Termination); t != dur.Termination {
+		dur.Termination, d.unsaved.Durable = t, true
+	}
+	d.rememberInstances()
+	d.rememberSandboxes()
+	d.rememberDeadline()
+	if d.seen() {
+		d.forgetInstances()
+	}
+	d.initialized = d.sandbox != nil && d.hasBeenInitialized()
+}
+
+func (d *decision) rememberInstances() {
+	dur := &d.rec.Durable
+	for _, m := range d.members {
+		for _, c := range m.all {
+			if c.State != pod.Created && dur.Restarts[c.Name] < c.Attempt+1 {
+				dur.Restarts, d.unsaved.Durable = put(dur.Restarts, c.Name, c.Attempt+1), true
+			}
+		}
+	}
+}
+
+func (d *decision) rememberSandboxes() {
+	boot := &d.rec.Boot
+	for _, s := range d.Observed.Sandboxes {
+		if boot.Sandboxes < s.Attempt+1 {
+			boot.Sandboxes, d.unsaved.Boot = s.Attempt+1, true
+		}
+	}
+	if d.sandbox == nil {
+		return
+	}
+	ips := d.sandbox.IPs
+	if d.sandbox.HostNetwork {
+		ips = d.Config.HostIPs
+	}
+	if len(ips) > 0 && !slices.Equal(ips, boot.IPs) {
+		boot.IPs, d.unsaved.Boot = ips, true
+	}
+}
+
+// rememberDeadline turns a passed activeDeadlineSeconds into a termination.
+func (d *decision) rememberDeadline() {
+	dur := &d.rec.Durable
+	limit := d.pod.Spec.ActiveDeadlineSeconds
+	if limit == nil || dur.Termination != nil || dur.Outcome != nil || d.Desired.Rejection != nil {
+		return
+	}
+	at := dur.Accepted.Add(time.Duration(*limit) * time.Second)
+	if d.Now.Before(at) {
+		d.wake(at)
+		return
+	}
+	dur.Termination = &pod.Termination{Requested: d.Now, Reason: pod.DeadlineExceeded, Message: deadlineReason}
+	d.unsaved.Durable = true
+	d.event(false, pod.DeadlineExceeded, "", deadlineReason)
+}
+
+// forgetInstances drops what is remembered about instances that are gone.
+func (d *decision) forgetInstances() {
+	boot := &d.rec.Boot
+	ids := make(map[pod.ContainerID]bool, len(d.Observed.Containers))
+	for _, c := range d.Observed.Containers {
+		ids[c.ID] = true
+	}
+	var cut bool
+	boot.Hooked, cut = keep(boot.Hooked, ids)
+	d.unsaved.Boot = d.unsaved.Boot || cut
+	boot.Verdicts, cut = keep(boot.Verdicts, ids)
+	d.unsaved.Boot = d.unsaved.Boot || cut
+	boot.Stopping, cut = keep(boot.Stopping, ids)
+	d.unsaved.Boot = d.unsaved.Boot || cut
+}
+
+// keep returns m without the keys that are not in ids, and whether that changed it.
+func keep[V any](m map[pod.ContainerID]V, ids map[pod.ContainerID]bool) (map[pod.ContainerID]V, bool) {
+	cut := false
+	for id := range m {
+		if !ids[id] {
+			cut = true
+		}
+	}
+	if !cut {
+		return m, false
+	}
+	m = maps.Clone(m)
+	maps.DeleteFunc(m, func(id pod.ContainerID, _ V) bool { return !ids[id] })
+	return m, true
+}
+
+// rememberGone keeps the last state of every instance in sandbox id, which is
+// about to be removed with them.
+func (d *decision) rememberGone(id pod.SandboxID) {
+	boot := &d.rec.Boot
+	for _, m := range d.members {
+		if len(m.all) == 0 || m.last == nil || m.last.SandboxID != id {
+			continue
+		}
+		if g, ok := boot.Gone[m.name]; ok && g.ID == m.last.ID {
+			continue
+		}
+		c := *m.last
+		if c.State != pod.Exited {
+			c = lostInstance(c, "the container went away with its sandbox", d.Now)
+		}
+		boot.Gone, d.unsaved.Boot = put(boot.Gone, m.name, c), true
+	}
+}
