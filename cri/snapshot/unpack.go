@@ -1,0 +1,139 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/berthd/berth/test/failpoint"
+)
+
+// Unpack unpacks one layer in a child of this binary and waits for it. progress,
+// if not nil, is called a few times a second, from this goroutine's own, with
+// the number of bytes of Job.Blob that were read. When ctx ends, or this
+// process dies, the child is killed. What the child leaves in Job.Upper after
+// an error is garbage; the caller removes the directory. The error is a
+// *UnpackError or ctx's.
+func Unpack(ctx context.Context, job Job, progress func(int64)) (Result, error) {
+	if os.Getenv(childEnv) != "" {
+		return Result{}, fault(FaultHost, "this is the unpacking child: the binary does not call snapshot.UnpackMain first")
+	}
+	job.Limits = job.Limits.withDefaults()
+	blob, err := os.Open(job.Blob)
+	if err != nil {
+		return Result{}, fault(FaultHost, "open the layer's blob: %w", err)
+	}
+	defer blob.Close()
+	in, err := json.Marshal(job)
+	if err != nil {
+		return Result{}, fault(FaultHost, "encode the job: %w", err)
+	}
+	var out, errOut cappedBuffer
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", UnpackArg)
+	cmd.Stdin = bytes.NewReader(in)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd.ExtraFiles = []*os.File{blob}
+	// Stored by nobody else: the child needs no environment but its mark.
+	cmd.Env = []string{childEnv + "=1", "GOMAXPROCS=2"}
+	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		// Unsharing here, not in the child, gives all its threads the namespace.
+		Unshareflags: syscall.CLONE_NEWNS,
+		Pdeathsig:    syscall.SIGKILL,
+	}
+	stop := watchOffset(blob, progress)
+	failpoint.Hit("cri/snapshot/unpack-start")
+	err = runLocked(cmd)
+	failpoint.Hit("cri/snapshot/unpack-done")
+	stop()
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	return readReport(out.Bytes(), errOut.Bytes(), err, job.Limits)
+}
+
+// runLocked runs cmd on a thread that lives until cmd has ended: the kernel
+// sends the parent-death signal when the starting thread ends.
+func runLocked(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return cmd.Run()
+}
+
+// watchOffset reports the blob's offset, which parent and child share, until
+// the returned function is called; that waits for the last report.
+func watchOffset(blob *os.File, progress func(int64)) (stop func()) {
+	if progress == nil {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if n, err := blob.Seek(0, io.SeekCurrent); err == nil {
+				progress(n)
+			}
+			select {
+			case <-quit:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+		if n, err := blob.Seek(0, io.SeekCurrent); err == nil {
+			progress(n)
+		}
+	}
+}
+
+func readReport(out, errOut []byte, runErr error, lim Limits) (Result, error) {
+	if runErr != nil {
+		text := strings.TrimSpace(string(errOut))
+		if strings.Contains(text, "out of memory") || strings.Contains(text, "cannot allocate memory") {
+			return Result{}, fault(FaultMemory, "needs more than the %d MiB it may have", lim.Memory>>20)
+		}
+		first, _, _ := strings.Cut(text, "\n")
+		return Result{}, fault(FaultHost, "the unpacking child failed: %w (%q)", runErr, first)
+	}
+	var rep report
+	if err := json.Unmarshal(out, &rep); err != nil {
+		return Result{}, fault(FaultHost, "the unpacking child gave no report: %w", err)
+	}
+	if rep.Error != "" {
+		return rep.Result, &UnpackError{Fault: rep.Fault, Err: reported(rep)}
+	}
+	return rep.Result, nil
+}
+
+// reported is the child's error, with the errno a caller may look for.
+func reported(rep report) error {
+	text := strings.TrimPrefix(rep.Error, "unpack layer: ")
+	if rep.Fault == FaultDisk {
+		return fmt.Errorf("%s: %w", text, syscall.ENOSPC)
+	}
+	return errors.New(text)
+}
+
+// cappedBuffer keeps the first 64 KiB written to it.
+type cappedBuffer struct{ bytes.Buffer }
+
+func (c *cappedBuffer) Write(p []byte) (int, error) {
+	if room := 64<<10 - c.Len(); room > 0 {
+		c.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
