@@ -1,0 +1,139 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/berthd/berth/test/failpoint"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	maxHostFile = 1 << 20 // of /etc/hosts and /etc/resolv.conf
+	maxDNS      = 32      // servers, searches, options each: as libc reads at most 32 searches
+	shmSize     = "64m"
+)
+
+// Files are the paths of what a sandbox gives its containers to mount.
+type Files struct {
+	Hostname   string // content of /etc/hostname
+	Hosts      string // content of /etc/hosts, a copy of the host's
+	ResolvConf string // content of /etc/resolv.conf
+	// Shm is what to mount at /dev/shm: a tmpfs of the pod's own, or the host's.
+	Shm string
+}
+
+func filesIn(dir string, hostIPC bool) Files {
+	f := Files{
+		Hostname: filepath.Join(dir, "hostname"), Hosts: filepath.Join(dir, "hosts"),
+		ResolvConf: filepath.Join(dir, "resolv.conf"), Shm: filepath.Join(dir, "shm"),
+	}
+	if hostIPC {
+		f.Shm = "/dev/shm"
+	}
+	return f
+}
+
+// makeFiles writes the files and mounts shm.
+func makeFiles(dir, hostname, resolv string, hostIPC bool) error {
+	f := filesIn(dir, hostIPC)
+	hosts, err := readHost("/etc/hosts")
+	if err != nil {
+		return err
+	}
+	for path, content := range map[string]string{f.Hostname: hostname + "\n", f.Hosts: hosts, f.ResolvConf: resolv} {
+		failpoint.Hit("cri/sandbox/file")
+		// Readable for all: containers of any user read them.
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return fmt.Errorf("writing a file of the sandbox: %w", err)
+		}
+	}
+	if hostIPC {
+		return nil
+	}
+	failpoint.Hit("cri/sandbox/shm-mkdir")
+	if err := os.Mkdir(f.Shm, 0o700); err != nil {
+		return fmt.Errorf("making the sandbox's /dev/shm: %w", err)
+	}
+	failpoint.Hit("cri/sandbox/shm-mount")
+	if err := unix.Mount("shm", f.Shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+shmSize); err != nil {
+		return fmt.Errorf("mounting the sandbox's /dev/shm: %w", err)
+	}
+	failpoint.Hit("cri/sandbox/shm-mount-done")
+	return nil
+}
+
+// removeFiles undoes any part of makeFiles. A container that still has shm
+// mounted keeps its own mount of it.
+func removeFiles(dir string) error {
+	f := filesIn(dir, false)
+	for {
+		failpoint.Hit("cri/sandbox/shm-unmount")
+		err := unix.Unmount(f.Shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("unmounting the sandbox's /dev/shm: %w", err)
+		}
+	}
+	for _, path := range []string{f.Shm, f.ResolvConf, f.Hosts, f.Hostname} {
+		failpoint.Hit("cri/sandbox/file-remove")
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing a file of the sandbox: %w", err)
+		}
+	}
+	return nil
+}
+
+// resolvConf renders the DNS configuration; without any it is the host's file.
+func resolvConf(c *runtimeapi.DNSConfig) (string, error) {
+	if c == nil || len(c.Servers) == 0 && len(c.Searches) == 0 && len(c.Options) == 0 {
+		return readHost("/etc/resolv.conf")
+	}
+	for what, list := range map[string][]string{"servers": c.Servers, "searches": c.Searches, "options": c.Options} {
+		if len(list) > maxDNS {
+			return "", fmt.Errorf("DNS configuration has %d %s, at most %d are allowed: %w", len(list), what, maxDNS, errdefs.ErrInvalidArgument)
+		}
+		for _, word := range list {
+			if word == "" || len(word) > 255 || strings.ContainsAny(word, " \t\r\n\x00#;") {
+				return "", fmt.Errorf("DNS configuration: %q in %s is not one word of at most 255 characters: %w", word, what, errdefs.ErrInvalidArgument)
+			}
+		}
+	}
+	var b strings.Builder
+	if len(c.Searches) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(c.Searches, " "))
+	}
+	for _, s := range c.Servers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if len(c.Options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(c.Options, " "))
+	}
+	return b.String(), nil
+}
+
+// readHost reads a file of the host's, empty if it is missing.
+func readHost(path string) (string, error) {
+	st, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil && st.Size() > maxHostFile {
+		err = fmt.Errorf("%s has %d bytes, more than %d: make it smaller", path, st.Size(), maxHostFile)
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("copying a file of the host's for the sandbox: %w", err)
+	}
+	return string(b), nil
+}
