@@ -21,17 +21,24 @@ var (
 	seen  = map[string]int{}
 	trace = openAppend(os.Getenv("BERTH_FAILPOINT_TRACE"))
 	stop  = os.Getenv("BERTH_FAILPOINT_STOP")
+	// root is kept because a place may be passed on a thread in another mount
+	// namespace, where the driver's files have no path.
+	root, _ = syscall.Open("/", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 )
 
 func openAppend(path string) *os.File {
 	if path == "" {
 		return nil
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		panic(err)
+	dir := -100 // AT_FDCWD
+	if root > 0 && path[0] == '/' {
+		dir, path = root, "."+path
 	}
-	return f
+	fd, err := syscall.Openat(dir, path, syscall.O_CREAT|syscall.O_APPEND|syscall.O_WRONLY|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		panic("failpoint: " + path + ": " + err.Error())
+	}
+	return os.NewFile(uintptr(fd), path)
 }
 
 // Hit marks a place; it may never return.
