@@ -30,13 +30,7 @@ func (s *State) Begin(a pod.Action) {
 // SetDesired takes in a new desire. When the pod's inputs changed, whatever
 // failed for want of them is tried again at once.
 func (s *State) SetDesired(d pod.Desired) {
-	if t := s.Desired.Termination; t != nil {
-		d.Termination = mergeTermination(t, d.Termination)
-	}
-	d.Forget = d.Forget || s.Desired.Forget
-	if s.Desired.Rejection != nil {
-		d.Rejection = s.Desired.Rejection
-	}
+	d = Merge(s.Desired, d)
 	if d.Inputs.Version != s.Desired.Inputs.Version {
 		for slot, f := range s.Failures {
 			if f.Kind == pod.Invalid || f.Kind == pod.NotFound {
@@ -46,6 +40,19 @@ func (s *State) SetDesired(d pod.Desired) {
 		}
 	}
 	s.Desired = d
+}
+
+// Merge returns next with what can never be taken back from prev: a
+// termination, whose grace only shrinks, a rejection, and being forgotten.
+func Merge(prev, next pod.Desired) pod.Desired {
+	if prev.Termination != nil {
+		next.Termination = mergeTermination(prev.Termination, next.Termination)
+	}
+	if prev.Rejection != nil {
+		next.Rejection = prev.Rejection
+	}
+	next.Forget = next.Forget || prev.Forget
+	return next
 }
 
 // SetVerdict takes in a probe's change of verdict.
