@@ -24,6 +24,13 @@ import (
 
 // TestMain runs the tests in a private copy of the machine's mounts.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("SANDBOX_TEST_AGENT"); dir != "" {
+		if err := agent(dir, os.Getenv("SANDBOX_TEST_PARENT")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getuid() != 0 || os.Getenv("SANDBOX_TEST_HOST") != "" {
 		if os.Getuid() == 0 {
 			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -102,10 +109,7 @@ func newHost(t testing.TB) *host {
 		if err := mountns.Purge(filepath.Join(h.dir, "ns")); err != nil {
 			t.Error(err)
 		}
-		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + h.parent)
-		for _, d := range append(dirs, "/sys/fs/cgroup"+h.parent) {
-			os.Remove(d)
-		}
+		removeCgroups(h.parent)
 	})
 	return h
 }
