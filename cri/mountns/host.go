@@ -59,6 +59,7 @@ func unshareHost(dir string) error {
 	if err != nil {
 		return fmt.Errorf("reading which mounts were made shared: %w", err)
 	}
+	failpoint.Hit("cri/mountns/undo-shared")
 	var errs []error
 	for _, point := range strings.Split(strings.TrimSpace(string(b)), "\n") {
 		err := unix.Mount("", point, "", unix.MS_PRIVATE, "")
@@ -96,6 +97,7 @@ func holdDir(dir string) error {
 // undoes what Open did to the host. Programs inside keep their namespace until
 // they end. Idempotent. No Namespaces may be open on dir.
 func Purge(dir string) error {
+	failpoint.Hit("cri/mountns/purge")
 	var errs []error
 	for _, path := range []string{filepath.Join(dir, "pins"), filepath.Join(dir, "oci"), dir} {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

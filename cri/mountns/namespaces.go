@@ -76,6 +76,7 @@ func Hybrid() bool {
 // cmd as usual, on any goroutine.
 func (n *Namespaces) Start(cmd *exec.Cmd) error {
 	if n.oci == nil {
+		failpoint.Hit("cri/mountns/start")
 		return cmd.Start()
 	}
 	t := <-n.free
@@ -150,7 +151,6 @@ func createOn(path string, build func() error, cpu *int) (*thread, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the mount namespace for %s (needs CAP_SYS_ADMIN): %w", path, err)
 	}
-	failpoint.Hit("cri/mountns/pin-namespace")
 	if err := bindFile(own, path); err != nil {
 		t.close()
 		return nil, fmt.Errorf("pinning a mount namespace at %s: %w", path, err)
@@ -203,6 +203,7 @@ func bindFile(from, to string) error {
 		return err
 	}
 	f.Close()
+	failpoint.Hit("cri/mountns/bind")
 	return unix.Mount(from, to, "", unix.MS_BIND, "")
 }
 
@@ -210,6 +211,7 @@ func bindFile(from, to string) error {
 // parent of "unified" becomes private first: an unmount propagates through the
 // mount it happens under.
 func buildOCI() error {
+	failpoint.Hit("cri/mountns/build-oci")
 	if err := unix.Mount("", "/sys/fs/cgroup", "", unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making /sys/fs/cgroup private: %w", err)
 	}

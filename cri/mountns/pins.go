@@ -28,6 +28,7 @@ const (
 // buildPins turns a fresh copy of the host's mounts into the pins namespace:
 // one tmpfs and nothing of the host, so that no mount of the host is kept alive.
 func buildPins() error {
+	failpoint.Hit("cri/mountns/build-pins")
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("leaving the host's propagation: %w", err)
 	}
@@ -142,7 +143,6 @@ func (n *Namespaces) Unpin(name string) error {
 			return fmt.Errorf("unpinning %s: %w", name, err)
 		}
 		for _, e := range entries {
-			failpoint.Hit("cri/mountns/unpin")
 			if err := unmountAll(path.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("unpinning the %s namespace of %s: %w", e.Name(), name, err)
 			}
@@ -199,6 +199,7 @@ func checkName(name string) error {
 // unmountAll unmounts whatever is mounted at path, in this thread's namespace.
 func unmountAll(path string) error {
 	for {
+		failpoint.Hit("cri/mountns/unmount-pin")
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			return nil
