@@ -76,17 +76,6 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	return err
 }
 
-// KillAll sends SIGKILL to every process in the container's cgroup. A container
-// without processes, or gone, is success.
-func (r *Runtime) KillAll(ctx context.Context, id string) error {
-	failpoint.Hit("cri/ociruntime/kill")
-	_, err := r.call(ctx, nil, "kill", "--all", id, "KILL")
-	if isKind(err, NotFound) || isKind(err, NotRunning) {
-		return nil
-	}
-	return err
-}
-
 // Delete removes what the runtime keeps of a container, its cgroup included,
 // and kills what still runs in it. A container that is gone is success.
 func (r *Runtime) Delete(ctx context.Context, id string) error {

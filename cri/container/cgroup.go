@@ -1,0 +1,164 @@
+package container
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/cri/ocispec"
+	"github.com/berthd/berth/test/failpoint"
+	"golang.org/x/sys/unix"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroupDirs returns where the container's cgroup may be, one a hierarchy on
+// cgroup v1; the first is where memory is counted.
+func cgroupDirs(host ocispec.Host, path string) []string {
+	rel := path
+	if host.SystemdCgroup {
+		slice, unit, _ := strings.Cut(path, ":")
+		prefix, id, _ := strings.Cut(unit, ":")
+		rel = filepath.Join(expandSlice(slice), prefix+"-"+id+".scope")
+	}
+	if rel == "" || filepath.Clean("/"+rel) == "/" {
+		return nil // never the root of the tree
+	}
+	if host.CgroupV2 {
+		return []string{filepath.Join(cgroupRoot, rel)}
+	}
+	out := []string{filepath.Join(cgroupRoot, "memory", rel)}
+	entries, _ := os.ReadDir(cgroupRoot) // unreadable: no cgroups to find
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != "memory" && e.Name() != "unified" {
+			out = append(out, filepath.Join(cgroupRoot, e.Name(), rel))
+		}
+	}
+	return out
+}
+
+// expandSlice turns a slice's name into its path: a-b.slice lies in a.slice.
+func expandSlice(slice string) string {
+	name := strings.TrimSuffix(slice, ".slice")
+	if name == "" || name == "-" {
+		return ""
+	}
+	var path string
+	for i, r := range name {
+		if r == '-' {
+			path += name[:i] + ".slice/"
+		}
+	}
+	return path + name + ".slice"
+}
+
+// killCgroup kills every process of the cgroup. Processes that fork meanwhile
+// are met in the next round.
+func killCgroup(host ocispec.Host, path string) error {
+	for _, dir := range cgroupDirs(host, path) {
+		failpoint.Hit("cri/container/kill-cgroup")
+		if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
+			continue
+		}
+		for round := 0; ; round++ {
+			pids, err := members(dir)
+			if err != nil {
+				return err
+			}
+			if len(pids) == 0 {
+				break
+			}
+			if round == 100 {
+				return fmt.Errorf("%d processes in %s do not end", len(pids), dir)
+			}
+			for _, pid := range pids {
+				unix.Kill(pid, unix.SIGKILL) // gone is success; anything else shows in the next round
+			}
+			time.Sleep(time.Duration(1+round) * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// members lists the processes in dir and the cgroups below it.
+func members(dir string) ([]int, error) {
+	var pids []int
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+		for _, f := range strings.Fields(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the processes of %s: %w", dir, err)
+	}
+	return pids, nil
+}
+
+// removeCgroup removes what the runtime has left of the cgroup: a runtime that
+// was killed while creating leaves it.
+func removeCgroup(host ocispec.Host, path string) error {
+	for _, dir := range cgroupDirs(host, path) {
+		var below []string
+		filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				below = append(below, p)
+			}
+			return nil
+		})
+		for i := len(below) - 1; i >= 0; i-- {
+			failpoint.Hit("cri/container/remove-cgroup")
+			err := unix.Rmdir(below[i])
+			for round := 0; errors.Is(err, unix.EBUSY) && round < 50; round++ { // the killed are still leaving
+				time.Sleep(time.Duration(1+round) * time.Millisecond)
+				err = unix.Rmdir(below[i])
+			}
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("removing cgroup %s: %w", below[i], err)
+			}
+		}
+	}
+	return nil
+}
+
+// oomKilled tells whether the kernel has killed for memory in the container's
+// cgroup. Its counter is there until the container is removed, and unlike the
+// monitor's file it cannot be late.
+func oomKilled(host ocispec.Host, path string) bool {
+	dirs := cgroupDirs(host, path)
+	if len(dirs) == 0 {
+		return false
+	}
+	file := "memory.oom_control"
+	if host.CgroupV2 {
+		file = "memory.events"
+	}
+	f, err := os.Open(filepath.Join(dirs[0], file))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if n, ok := strings.CutPrefix(sc.Text(), "oom_kill "); ok && n != "0" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,180 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berthd/berth/cri/monitor"
+	"github.com/berthd/berth/cri/ociruntime"
+	"github.com/berthd/berth/cri/ocispec"
+	"github.com/berthd/berth/cri/record"
+	"github.com/berthd/berth/test/failpoint"
+	"github.com/containerd/errdefs"
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// CreateRequest is what a container is made of.
+type CreateRequest struct {
+	Config *runtimeapi.ContainerConfig
+	// Pod is the sandbox's configuration: its metadata and log directory.
+	Pod *runtimeapi.PodSandboxConfig
+	// Sandbox is what the sandbox offers. Its namespace paths must stay valid
+	// until Create returns.
+	Sandbox ocispec.Sandbox
+	Image   Image
+	// ImageConfig is the image's own configuration.
+	ImageConfig imagespec.ImageConfig
+}
+
+// Create makes a container, to be started by Start, and returns its ID. If it
+// fails nothing is left, or, if even that fails, the next Restore removes it.
+//
+// A fault of the container itself that only the runtime can find (its command
+// is missing) does not fail Create: Start tells it.
+func (s *Store) Create(ctx context.Context, req CreateRequest) (string, error) {
+	id := record.NewID()
+	if err := s.names.Reserve(name(req.Pod.GetMetadata(), req.Config.GetMetadata()), id); err != nil {
+		return "", err
+	}
+	c, err := s.begin(id, req)
+	if err != nil {
+		s.names.Release(id)
+		return "", err
+	}
+	err = s.build(ctx, c, req)
+	if err == nil {
+		c.unlock()
+		s.event(Created, c)
+		return id, nil
+	}
+	defer c.unlock()
+	// The caller may be gone already; the way down must be walked all the same.
+	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if downErr := s.teardown(down, c); downErr != nil {
+		s.cfg.Log.Error("half-made container cannot be removed now; the next start of the agent tries again",
+			"container", id, "err", downErr)
+	}
+	return "", err
+}
+
+// begin puts the container on record, locked.
+func (s *Store) begin(id string, req CreateRequest) (*container, error) {
+	cfg, err := proto.Marshal(req.Config)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the container's configuration: %w", err)
+	}
+	pod, err := proto.Marshal(req.Pod.GetMetadata())
+	if err != nil {
+		return nil, fmt.Errorf("encoding the pod's metadata: %w", err)
+	}
+	c, err := newContainer(id, Record{
+		SandboxID: req.Sandbox.ID, Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
+		CgroupsPath: ocispec.CgroupsPath(s.cfg.Host.SystemdCgroup, req.Sandbox.CgroupParent, id),
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.op <- struct{}{}
+	if err := s.records.Write(id, c.rec); err != nil {
+		return nil, errors.Join(err, s.records.Remove(id))
+	}
+	s.mu.Lock()
+	s.containers[id] = c
+	s.mu.Unlock()
+	return c, nil
+}
+
+// build makes everything the record announces.
+func (s *Store) build(ctx context.Context, c *container, req CreateRequest) error {
+	rootfs, bundle := s.rootfs(c.id), s.bundle(c.id)
+	failpoint.Hit("cri/container/mkdir")
+	for _, dir := range []string{rootfs, bundle} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("making the directories of container %s: %w", c.id, err)
+		}
+	}
+	failpoint.Hit("cri/container/mount-rootfs")
+	if err := s.cfg.Rootfs.MountRootfs(ctx, c.id, req.Image.ID, rootfs); err != nil {
+		return fmt.Errorf("mounting the root filesystem of container %s: %w", c.id, err)
+	}
+	failpoint.Hit("cri/container/mount-rootfs-done")
+	user, err := s.writeSpec(c, req)
+	if err != nil {
+		return err
+	}
+	logPath, err := openLog(req.Pod.GetLogDirectory(), req.Config.GetLogPath())
+	if err != nil {
+		return err
+	}
+	mc := monitor.Container{
+		ID: c.id, Name: req.Config.GetMetadata().GetName(), Bundle: bundle, PersistDir: bundle, LogPath: logPath,
+		Terminal: req.Config.GetTty(), Stdin: req.Config.GetStdin(), StdinOnce: req.Config.GetStdinOnce(),
+		Recorded: func(conmon monitor.Identity) error {
+			_, err := s.update(c, func(r *Record) bool {
+				r.Monitor, r.User, r.LogPath = conmon, user, logPath
+				return true
+			})
+			return err
+		},
+	}
+	initID, err := s.cfg.Monitor.Create(ctx, mc)
+	var rt *ociruntime.Error
+	failure := ""
+	switch {
+	case errors.As(err, &rt) && rt.OfContainer():
+		failure = rt.Message
+	case err != nil:
+		return err
+	}
+	_, err = s.update(c, func(r *Record) bool {
+		r.Init, r.StartFailure, r.Complete = initID, failure, true
+		return true
+	})
+	return err
+}
+
+// writeSpec gathers the facts, builds the OCI specification and leaves it in
+// the bundle where the monitor takes it.
+func (s *Store) writeSpec(c *container, req CreateRequest) (ocispec.User, error) {
+	in, err := s.gather(c, req)
+	if err != nil {
+		return ocispec.User{}, err
+	}
+	res, err := ocispec.Build(in)
+	if err != nil {
+		return ocispec.User{}, kinded(err)
+	}
+	for _, note := range res.Notes {
+		if _, said := s.said.LoadOrStore(note, true); !said {
+			s.cfg.Log.Warn(note)
+		}
+	}
+	b, err := json.Marshal(res.Spec)
+	if err != nil {
+		return ocispec.User{}, fmt.Errorf("encoding the specification of container %s: %w", c.id, err)
+	}
+	failpoint.Hit("cri/container/write-spec")
+	if err := os.WriteFile(filepath.Join(s.bundle(c.id), monitor.NextConfig), b, 0o600); err != nil {
+		return ocispec.User{}, fmt.Errorf("writing the specification of container %s: %w", c.id, err)
+	}
+	return in.User, nil
+}
+
+// kinded gives errors of ocispec the kind that the server maps.
+func kinded(err error) error {
+	switch {
+	case errors.Is(err, ocispec.ErrInvalid):
+		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	case errors.Is(err, ocispec.ErrUnsupported):
+		return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return err
+}

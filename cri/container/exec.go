@@ -1,0 +1,222 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/cri/ociruntime"
+	"github.com/berthd/berth/test/failpoint"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Size is a terminal's.
+type Size struct{ Rows, Cols uint16 }
+
+// Streams are a client's ends.
+type Streams struct {
+	Stdin          io.Reader // nil: none
+	Stdout, Stderr io.Writer // nil: thrown away
+	Tty            bool
+	Resize         <-chan Size // may be nil
+}
+
+const (
+	// maxOutput bounds each stream of ExecSync, as CRI's message size does.
+	maxOutput = 16 << 20
+	// A process that has ended may leave children that hold its streams open.
+	// A probe does not wait for them; a person's session drains a slow line.
+	syncDrain   = 500 * time.Millisecond
+	streamDrain = 10 * time.Second
+)
+
+// ExecSync runs args in a running container and returns what it wrote, up to
+// 16 MiB a stream, and its exit code. If timeout (0: none) or ctx ends, the
+// process and all it started are killed, and the error wraps
+// context.DeadlineExceeded or ctx's.
+func (s *Store) ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (stdout, stderr []byte, code int32, err error) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	var out, errOut limited
+	code, err = s.exec(ctx, id, args, Streams{Stdout: &out, Stderr: &errOut}, syncDrain)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("command %q was killed after %v: %w", strings.Join(args, " "), timeout, ctx.Err())
+	}
+	return out.Bytes(), errOut.Bytes(), code, err
+}
+
+// Exec runs args in a running container with a client's streams and returns its
+// exit code. When ctx ends the process and all it started are killed.
+func (s *Store) Exec(ctx context.Context, id string, args []string, io Streams) (int32, error) {
+	return s.exec(ctx, id, args, io, streamDrain)
+}
+
+// limited keeps the first maxOutput bytes and swallows the rest.
+type limited struct{ bytes.Buffer }
+
+func (l *limited) Write(p []byte) (int, error) {
+	l.Buffer.Write(p[:min(len(p), max(0, maxOutput-l.Len()))])
+	return len(p), nil
+}
+
+// ReadFrom hides the embedded Buffer's, which has no limit.
+func (l *limited) ReadFrom(src io.Reader) (int64, error) { return io.Copy(struct{ io.Writer }{l}, src) }
+
+// session is one process beside a container's own.
+type session struct {
+	cmd *exec.Cmd
+	dir string // of its files, in the bundle
+}
+
+func (e *session) pidFile() string { return filepath.Join(e.dir, "pid") }
+func (e *session) logFile() string { return filepath.Join(e.dir, "log") }
+
+func (s *Store) exec(ctx context.Context, id string, args []string, st Streams, drain time.Duration) (int32, error) {
+	c, err := s.complete(id)
+	if err != nil {
+		return 0, err
+	}
+	if rec, _ := c.snapshot(); rec.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return 0, fmt.Errorf("container %s is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	if len(args) == 0 || args[0] == "" {
+		return 0, fmt.Errorf("no command to run: %w", errdefs.ErrInvalidArgument)
+	}
+	e, err := s.prepare(c, args, st.Tty)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		failpoint.Hit("cri/container/exec-remove")
+		if err := os.RemoveAll(e.dir); err != nil {
+			s.cfg.Log.Warn("files of an exec stay until the container is removed", "dir", e.dir, "err", err)
+		}
+	}()
+	e.cmd.WaitDelay = drain
+	wait := s.runPlain
+	if st.Tty {
+		wait = s.runTerminal
+	}
+	ended := make(chan error, 1)
+	release, err := wait(e, st, ended)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		e.kill()
+		<-ended
+		return 0, ctx.Err()
+	case <-c.exited: // a shared PID namespace does not end it
+		e.kill()
+		err = <-ended
+	}
+	return s.result(e, err)
+}
+
+// prepare writes the description of the process: the container's own, with
+// other arguments.
+func (s *Store) prepare(c *container, args []string, tty bool) (*session, error) {
+	raw, err := os.ReadFile(filepath.Join(s.bundle(c.id), "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the specification of container %s: %w", c.id, err)
+	}
+	var spec struct {
+		Process specs.Process `json:"process"`
+	}
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return nil, fmt.Errorf("specification of container %s is unreadable: %w", c.id, err)
+	}
+	spec.Process.Args, spec.Process.Terminal = args, tty
+	if tty && !hasKey(spec.Process.Env, "TERM") {
+		spec.Process.Env = append(spec.Process.Env, "TERM=xterm")
+	}
+	if raw, err = json.Marshal(spec.Process); err != nil {
+		return nil, fmt.Errorf("encoding a process: %w", err)
+	}
+	failpoint.Hit("cri/container/exec-mkdir")
+	dir, err := os.MkdirTemp(s.bundle(c.id), "exec-")
+	if err != nil {
+		return nil, fmt.Errorf("making a directory for an exec: %w", err)
+	}
+	e := &session{dir: dir}
+	failpoint.Hit("cri/container/exec-write")
+	if err := os.WriteFile(filepath.Join(dir, "process.json"), raw, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing the process of an exec: %w", err), os.RemoveAll(dir))
+	}
+	e.cmd = s.cfg.Runtime.ExecCommand(c.id, filepath.Join(dir, "process.json"), e.pidFile(), e.logFile(), tty)
+	return e, nil
+}
+
+func hasKey(env []string, key string) bool {
+	for _, kv := range env {
+		if strings.HasPrefix(kv, key+"=") {
+			return true
+		}
+	}
+	return false
+}
+
+// runPlain starts the process on pipes.
+func (s *Store) runPlain(e *session, st Streams, ended chan<- error) (release func(), err error) {
+	release = func() {}
+	e.cmd.Stdout, e.cmd.Stderr = st.Stdout, st.Stderr
+	var ours *os.File
+	if st.Stdin != nil {
+		// Not cmd.Stdin: Wait would wait for a client that sends nothing.
+		theirs, w, err := os.Pipe()
+		if err != nil {
+			return nil, fmt.Errorf("making a pipe: %w", err)
+		}
+		defer theirs.Close()
+		e.cmd.Stdin, ours = theirs, w
+		release = func() { w.Close() }
+	}
+	if err := s.cfg.Runtime.StartExec(e.cmd); err != nil {
+		release()
+		return nil, err
+	}
+	if ours != nil {
+		// Ends with the pipe or with the client, whose connection the caller closes.
+		go func() {
+			io.Copy(ours, st.Stdin)
+			ours.Close()
+		}()
+	}
+	go func() { ended <- e.cmd.Wait() }()
+	return release, nil
+}
+
+// result tells the process's exit code from a failure to run it.
+func (s *Store) result(e *session, err error) (int32, error) {
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
+		return int32(max(e.cmd.ProcessState.ExitCode(), 0)), nil
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return 0, fmt.Errorf("running a command: %w", err)
+	}
+	// The runtime's own failures are in its log; the process's stderr is not.
+	if said, _ := os.ReadFile(e.logFile()); ociruntime.Clean(string(said)) != "" {
+		return 0, ociruntime.Classify(s.cfg.Runtime.Binary().Name, "exec", string(said))
+	}
+	if code := exit.ExitCode(); code >= 0 {
+		return int32(code), nil
+	}
+	return killedCode, nil // the runtime was killed, by us or by the kernel
+}

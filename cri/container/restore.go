@@ -1,0 +1,91 @@
+package container
+
+import (
+	"context"
+	"errors"
+
+	"github.com/berthd/berth/cri/monitor"
+	"github.com/berthd/berth/cri/record"
+)
+
+// Restore takes over what an earlier agent left: running containers are
+// watched again, exits that came meanwhile are put on record, half-made
+// containers and those of an earlier boot are removed. It is called once,
+// before Run. What it cannot mend it logs: a start never fails on state, only
+// on an unreadable directory.
+func (s *Store) Restore(ctx context.Context) error {
+	entries, err := s.records.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		s.restore(ctx, e)
+	}
+	return nil
+}
+
+func (s *Store) restore(ctx context.Context, e record.Entry[Record]) {
+	c, err := newContainer(e.ID, e.Value)
+	if err != nil {
+		s.cfg.Log.Error("container's record is unusable: the container is removed", "container", e.ID, "err", err)
+		c, e.Stray = newStray(e.ID, e.Value), true
+	}
+	if e.Stale { // its processes are of an earlier boot: their numbers mean others now
+		c.rec.Monitor, c.rec.Init = monitor.Identity{PID: 0}, monitor.Identity{}
+	}
+	if err := s.names.Reserve(name(c.pod, c.config.GetMetadata()), c.id); err != nil && !e.Stray {
+		s.cfg.Log.Error("two containers of one name: the second keeps no name", "container", c.id, "err", err)
+	}
+	s.mu.Lock()
+	s.containers[c.id] = c
+	s.mu.Unlock()
+	if e.Stray || e.Stale || !e.Value.Complete {
+		s.discard(ctx, c)
+		return
+	}
+	rec, _ := c.snapshot()
+	if rec.Exit != nil {
+		return
+	}
+	s.learnStart(ctx, c, rec)
+	if err := s.cfg.Monitor.Adopt(c.id, rec.Monitor); err != nil && !errors.Is(err, monitor.ErrGone) {
+		s.cfg.Log.Error("monitor cannot be watched; exits are still seen by their files", "container", c.id, "err", err)
+	}
+	s.look(c)
+}
+
+// newStray stands for a container of which nothing is known but its ID.
+func newStray(id string, rec Record) *container {
+	rec.Config, rec.Pod = nil, nil
+	c, _ := newContainer(id, rec) // empty messages always decode
+	return c
+}
+
+// learnStart finds out whether a start that was begun has happened.
+func (s *Store) learnStart(ctx context.Context, c *container, rec Record) {
+	if rec.Started || rec.StartAt.IsZero() {
+		return
+	}
+	st, err := s.cfg.Runtime.State(ctx, c.id)
+	if err != nil || st.Status == "created" || st.Status == "creating" {
+		return // Start will be called again
+	}
+	if _, err := s.update(c, func(r *Record) bool {
+		r.Started = true
+		return true
+	}); err != nil {
+		s.cfg.Log.Error("start cannot be put on record", "container", c.id, "err", err)
+	}
+}
+
+// discard walks the way down for what nobody has been told of.
+func (s *Store) discard(ctx context.Context, c *container) {
+	c.op <- struct{}{}
+	defer c.unlock()
+	if err := s.teardown(ctx, c); err != nil {
+		s.cfg.Log.Error("half-made container cannot be removed now; the next start of the agent tries again",
+			"container", c.id, "err", err)
+		return
+	}
+	s.cfg.Log.Info("half-made container removed", "container", c.id)
+}

@@ -1,0 +1,272 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/cri/monitor"
+	"github.com/berthd/berth/cri/ociruntime"
+	"github.com/berthd/berth/cri/ocispec"
+	"github.com/berthd/berth/cri/record"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Rootfs mounts root filesystems.
+type Rootfs interface {
+	// MountRootfs mounts a writable root filesystem of imageID for containerID
+	// at target, an existing directory. Idempotent.
+	MountRootfs(ctx context.Context, containerID, imageID, target string) error
+	// UnmountRootfs unmounts it and drops what was written. Succeeds if there is nothing.
+	UnmountRootfs(ctx context.Context, containerID, target string) error
+}
+
+// EventKind is what happened to a container.
+type EventKind int
+
+// The kinds of events.
+const (
+	Created EventKind = iota
+	Started
+	Stopped
+	Deleted
+)
+
+// Event says that a container has changed; the change is on record already.
+type Event struct {
+	Kind        EventKind
+	ContainerID string
+	SandboxID   string
+	At          time.Time
+}
+
+// Config is what a Store needs.
+type Config struct {
+	// Dir is STATE/containers; BootID is record.BootID's.
+	Dir, BootID string
+	Rootfs      Rootfs
+	Runtime     *ociruntime.Runtime
+	Monitor     *monitor.Monitor
+	Host        ocispec.Host
+	Rlimits     []specs.POSIXRlimit
+	// OnEvent is called after each change, on the goroutine that made it; it
+	// must return at once. May be nil.
+	OnEvent func(Event)
+	Log     *slog.Logger
+}
+
+// Store holds all containers. Its methods may be called at once, also for the
+// same container. Errors are errdefs kinds, or *ociruntime.Error.
+type Store struct {
+	cfg     Config
+	records *record.Dir[Record]
+	names   record.Names
+	work    sync.WaitGroup // goroutines that end what a lost monitor left
+	said    sync.Map       // notes of ocispec that have been logged
+
+	mu         sync.RWMutex
+	containers map[string]*container
+}
+
+// Open returns a Store without containers; Restore fills it.
+func Open(cfg Config) (*Store, error) {
+	records, err := record.Open[Record](cfg.Dir, cfg.BootID, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.OnEvent == nil {
+		cfg.OnEvent = func(Event) {}
+	}
+	return &Store{cfg: cfg, records: records, containers: map[string]*container{}}, nil
+}
+
+func (s *Store) bundle(id string) string { return filepath.Join(s.records.Path(id), "bundle") }
+func (s *Store) rootfs(id string) string { return filepath.Join(s.records.Path(id), "rootfs") }
+
+// get finds a container by ID, or by a prefix of it that fits no other.
+func (s *Store) get(id string) (*container, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if c, ok := s.containers[id]; ok {
+		return c, nil
+	}
+	var found *container
+	for have, c := range s.containers {
+		if id != "" && strings.HasPrefix(have, id) {
+			if found != nil {
+				return nil, fmt.Errorf("container ID %q fits more than one: %w", id, errdefs.ErrInvalidArgument)
+			}
+			found = c
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
+	}
+	return found, nil
+}
+
+// complete is get for what needs a container whose creation is over.
+func (s *Store) complete(id string) (*container, error) {
+	c, err := s.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if rec, _ := c.snapshot(); !rec.Complete {
+		return nil, fmt.Errorf("container %q is still being created: %w", id, errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+// lock takes the container's op; unlock gives it back.
+func (c *container) lock(ctx context.Context) error {
+	select {
+	case c.op <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for another operation on container %s: %w", c.id, ctx.Err())
+	}
+}
+
+func (c *container) unlock() { <-c.op }
+
+// update changes the record by change, on disk first. change may refuse by
+// returning false; then nothing is done.
+func (s *Store) update(c *container, change func(*Record) bool) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.rec
+	if c.removed || !change(&next) {
+		return false, nil
+	}
+	if err := s.records.Write(c.id, next); err != nil {
+		return false, err
+	}
+	ended := c.rec.Exit == nil && next.Exit != nil
+	c.rec = next
+	if ended {
+		close(c.exited)
+	}
+	return true, nil
+}
+
+func (s *Store) event(kind EventKind, c *container) {
+	s.cfg.OnEvent(Event{Kind: kind, ContainerID: c.id, SandboxID: c.rec.SandboxID, At: time.Now()})
+}
+
+// Filter chooses containers; zero fields choose all.
+type Filter struct {
+	ID, SandboxID string
+	State         *runtimeapi.ContainerState
+	Labels        map[string]string
+}
+
+// List returns the chosen containers, oldest first.
+func (s *Store) List(f Filter) []*runtimeapi.Container {
+	s.mu.RLock()
+	all := make([]*container, 0, len(s.containers))
+	for id, c := range s.containers {
+		if strings.HasPrefix(id, f.ID) {
+			all = append(all, c)
+		}
+	}
+	s.mu.RUnlock()
+	out := make([]*runtimeapi.Container, 0, len(all))
+	for _, c := range all {
+		rec, cfg := c.snapshot()
+		if !rec.Complete || f.SandboxID != "" && !strings.HasPrefix(rec.SandboxID, f.SandboxID) ||
+			f.State != nil && rec.State() != *f.State || !hasLabels(cfg.GetLabels(), f.Labels) {
+			continue
+		}
+		out = append(out, &runtimeapi.Container{
+			Id: c.id, PodSandboxId: rec.SandboxID, Metadata: cfg.GetMetadata(), Image: cfg.GetImage(),
+			ImageRef: rec.Image.Ref, ImageId: rec.Image.ID, State: rec.State(), CreatedAt: rec.CreatedAt.UnixNano(),
+			Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(),
+		})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].CreatedAt < out[j].CreatedAt })
+	return out
+}
+
+func hasLabels(have, want map[string]string) bool {
+	for k, v := range want {
+		if got, ok := have[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// IDs returns the containers of a sandbox, half-made ones too: all that must go
+// before the sandbox can.
+func (s *Store) IDs(sandboxID string) []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []string
+	for id, c := range s.containers {
+		if rec, _ := c.snapshot(); rec.SandboxID == sandboxID {
+			out = append(out, id)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+// Status returns everything CRI asks of a container.
+func (s *Store) Status(id string) (*runtimeapi.ContainerStatus, error) {
+	c, err := s.complete(id)
+	if err != nil {
+		return nil, err
+	}
+	rec, cfg := c.snapshot()
+	st := &runtimeapi.ContainerStatus{
+		Id: c.id, Metadata: cfg.GetMetadata(), State: rec.State(), CreatedAt: rec.CreatedAt.UnixNano(),
+		Image: cfg.GetImage(), ImageRef: rec.Image.Ref, ImageId: rec.Image.ID, Labels: cfg.GetLabels(),
+		Annotations: cfg.GetAnnotations(), Mounts: cfg.GetMounts(), LogPath: rec.LogPath, StopSignal: cfg.GetStopSignal(),
+		Resources: &runtimeapi.ContainerResources{Linux: cfg.GetLinux().GetResources()},
+		User:      &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: int64(rec.User.UID), Gid: int64(rec.User.GID)}},
+	}
+	for _, g := range rec.User.Groups {
+		st.User.Linux.SupplementalGroups = append(st.User.Linux.SupplementalGroups, int64(g))
+	}
+	if rec.Started {
+		st.StartedAt = rec.StartAt.UnixNano()
+	}
+	if e := rec.Exit; e != nil {
+		st.FinishedAt, st.ExitCode, st.Reason, st.Message = e.At.UnixNano(), e.Code, e.Reason, e.Message
+	}
+	return st, nil
+}
+
+// Facts are what other parts of the runtime may want to know of a container.
+type Facts struct {
+	ID, SandboxID string
+	// PID of the first process; 0 when it has none.
+	PID int
+	// CgroupsPath is in the OCI's spelling: a path, or slice:prefix:name.
+	CgroupsPath string
+	LogPath     string
+	Tty         bool
+	Running     bool
+}
+
+// Facts returns a container's facts.
+func (s *Store) Facts(id string) (Facts, error) {
+	c, err := s.complete(id)
+	if err != nil {
+		return Facts{}, err
+	}
+	rec, cfg := c.snapshot()
+	f := Facts{ID: c.id, SandboxID: rec.SandboxID, CgroupsPath: rec.CgroupsPath, LogPath: rec.LogPath, Tty: cfg.GetTty()}
+	f.Running = rec.State() == runtimeapi.ContainerState_CONTAINER_RUNNING
+	if rec.Exit == nil {
+		f.PID = rec.Init.PID
+	}
+	return f, nil
+}

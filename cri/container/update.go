@@ -1,0 +1,82 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/berthd/berth/cri/monitor"
+	"github.com/berthd/berth/cri/ocispec"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// UpdateResources changes a container's limits. Fields that are zero keep their value.
+func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi.LinuxContainerResources) error {
+	c, err := s.complete(id)
+	if err != nil {
+		return err
+	}
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	defer c.unlock()
+	rec, cfg := c.snapshot()
+	if rec.Exit != nil {
+		return fmt.Errorf("container %s has exited: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	limits, err := ocispec.Resources(want, s.cfg.Host)
+	if err != nil {
+		return kinded(err)
+	}
+	if err := s.cfg.Runtime.Update(ctx, c.id, limits.Spec); err != nil {
+		return err
+	}
+	next := proto.CloneOf(cfg)
+	if next.Linux == nil {
+		next.Linux = &runtimeapi.LinuxContainerConfig{}
+	}
+	if next.Linux.Resources == nil {
+		next.Linux.Resources = &runtimeapi.LinuxContainerResources{}
+	}
+	mergeResources(next.Linux.Resources, want)
+	raw, err := proto.Marshal(next)
+	if err != nil {
+		return err
+	}
+	_, err = s.update(c, func(r *Record) bool {
+		r.Config = raw
+		c.config = next // under the same lock
+		return true
+	})
+	return err
+}
+
+// mergeResources sets what want sets. proto.Merge would add lists up.
+func mergeResources(have, want *runtimeapi.LinuxContainerResources) {
+	hugepages, score := want.GetHugepageLimits(), have.OomScoreAdj
+	if len(hugepages) > 0 {
+		have.HugepageLimits = nil
+	}
+	proto.Merge(have, want)
+	have.OomScoreAdj = score // a running process keeps its own
+}
+
+// ReopenLog makes the monitor open the log path anew; on a container that has
+// exited there is nothing to reopen.
+func (s *Store) ReopenLog(id string) error {
+	c, err := s.complete(id)
+	if err != nil {
+		return err
+	}
+	rec, _ := c.snapshot()
+	if rec.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return fmt.Errorf("container %s is not running: its log is closed: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	err = monitor.ReopenLog(s.bundle(c.id))
+	if errors.Is(err, monitor.ErrGone) {
+		return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return err
+}
