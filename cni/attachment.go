@@ -1,0 +1,115 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/test/failpoint"
+)
+
+// attachment is the record of one sandbox's attachment: enough to ask every
+// plugin to undo what it did, whatever has become of the configuration since.
+type attachment struct {
+	Request  Request         `json:"request"`
+	Network  string          `json:"network"`
+	Owned    bool            `json:"owned"` // the default network's
+	Conflist json.RawMessage `json:"conflist"`
+	IPs      []string        `json:"ips,omitempty"` // once ADD has answered
+}
+
+// attachments are the records in one directory, one file a sandbox.
+type attachments struct{ dir string }
+
+func (a attachments) path(sandbox string) string { return filepath.Join(a.dir, sandbox+".json") }
+
+// write stores x; with flush it is on the disk when write returns.
+func (a attachments) write(x *attachment, flush bool) error {
+	body, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	temporary := filepath.Join(a.dir, "."+x.Request.SandboxID+".tmp")
+	failpoint.Hit("cni/record-write")
+	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(body)
+	if err == nil && flush {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write the attachment record %s: %w", temporary, err)
+	}
+	failpoint.Hit("cni/record-rename")
+	if err := os.Rename(temporary, a.path(x.Request.SandboxID)); err != nil {
+		return err
+	}
+	if flush {
+		return syncDir(a.dir)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("cni/record-sync")
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// read returns the record of a sandbox, nil if there is none. An unreadable one
+// is renamed aside and counts as none: GC finds what it stood for.
+func (a attachments) read(sandbox string) (*attachment, error) {
+	body, err := os.ReadFile(a.path(sandbox))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	x := &attachment{}
+	if err := json.Unmarshal(body, x); err != nil || x.Request.SandboxID != sandbox {
+		aside := fmt.Sprintf("%s.corrupt-%d", a.path(sandbox), time.Now().Unix())
+		failpoint.Hit("cni/record-quarantine")
+		return nil, errors.Join(os.Rename(a.path(sandbox), aside))
+	}
+	return x, nil
+}
+
+// erase removes a sandbox's record. Idempotent.
+func (a attachments) erase(sandbox string) error {
+	failpoint.Hit("cni/record-erase")
+	if err := os.Remove(a.path(sandbox)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// list returns the sandboxes that have a record, and drops half-written ones:
+// their ADD was never called.
+func (a attachments) list() ([]string, error) {
+	entries, err := os.ReadDir(a.dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
+			failpoint.Hit("cni/record-drop-temporary")
+			_ = os.Remove(filepath.Join(a.dir, e.Name())) // found again the next time
+			continue
+		}
+		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}

@@ -1,0 +1,77 @@
+package cni
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/test/failpoint"
+)
+
+// freeBridge returns the first of berth0 to berth99 that does not exist, or
+// that dir's owner made and did not get to record.
+func freeBridge(dir string) (string, error) {
+	for i := range 100 {
+		name := fmt.Sprintf("berth%d", i)
+		link, err := netlink.LinkByName(name)
+		if errors.As(err, new(netlink.LinkNotFoundError)) || err == nil && link.Attrs().Alias == dir {
+			return name, nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("look for the bridge %s: %w", name, err)
+		}
+	}
+	return "", errors.New("bridges berth0 to berth99 all exist: remove the unused ones (ip link delete NAME)")
+}
+
+// makeBridge makes the bridge with the gateways' addresses, so that its name
+// and its ranges are taken from now on. The bridge's alias tells whose it is.
+// Idempotent.
+func makeBridge(dir string, c *chosen) error {
+	link, err := netlink.LinkByName(c.Bridge)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = c.Bridge
+		// Without one of its own the bridge takes the lowest address of its ports, and neighbours' caches go stale.
+		attrs.HardwareAddr = make(net.HardwareAddr, 6)
+		if _, err := rand.Read(attrs.HardwareAddr); err != nil {
+			return err
+		}
+		attrs.HardwareAddr[0] = attrs.HardwareAddr[0]&^1 | 2 // unicast, locally administered
+		failpoint.Hit("cni/bridge-add")
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return fmt.Errorf("make the bridge %s: %w", c.Bridge, err)
+		}
+		if link, err = netlink.LinkByName(c.Bridge); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	if alias := link.Attrs().Alias; alias != "" && alias != dir {
+		return fmt.Errorf("the bridge %s belongs to another agent, of %s: remove it (ip link delete %s), or %s/default.json to choose another", c.Bridge, alias, c.Bridge, dir)
+	}
+	failpoint.Hit("cni/bridge-alias")
+	if err := netlink.LinkSetAlias(link, dir); err != nil {
+		return err
+	}
+	for _, s := range c.Subnets {
+		p := netip.MustParsePrefix(s)
+		gateway := p.Masked().Addr().Next()
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway.AsSlice(), Mask: net.CIDRMask(p.Bits(), gateway.BitLen())}}
+		if gateway.Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		failpoint.Hit("cni/bridge-address")
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("give the bridge %s the address %s: %w", c.Bridge, gateway, err)
+		}
+	}
+	failpoint.Hit("cni/bridge-up")
+	return netlink.LinkSetUp(link)
+}

