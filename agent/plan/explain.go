@@ -64,8 +64,8 @@ func (d *decision) explainOutcome() pod.Explanation {
 		e.Reason, e.Cause = pod.PodFailed, "The pod has failed and is not started again."
 		if o.Reason != "" {
 			e.Reason, e.Cause = pod.Reason(o.Reason), sentence("The pod has failed: %s.", o.Message)
-		} else {
-			explainExit(o, &e)
+		} else if explainExit(o, &e); d.rec.Durable.Termination != nil {
+			e.Reason, e.Cause = pod.Killing, "The pod was stopped, as was asked."
 		}
 		e.Next = "Nothing: remove it, or change its manifest to run it anew."
 	}
@@ -82,7 +82,7 @@ func (d *decision) explainOutcome() pod.Explanation {
 
 // explainExit blames the first container that failed.
 func explainExit(o *v1.PodStatus, e *pod.Explanation) {
-	for _, list := range [][]v1.ContainerStatus{o.InitContainerStatuses, o.ContainerStatuses} {
+	for _, list := range [][]v1.ContainerStatus{o.ContainerStatuses, o.InitContainerStatuses} {
 		for _, cs := range list {
 			if t := cs.State.Terminated; t != nil && t.ExitCode != 0 {
 				e.Container, e.Since = pod.ContainerName(cs.Name), t.FinishedAt.Time
@@ -91,6 +91,16 @@ func explainExit(o *v1.PodStatus, e *pod.Explanation) {
 			}
 		}
 	}
+}
+
+// anyStopping says that some stop is in flight.
+func (d *decision) anyStopping() bool {
+	for _, a := range d.InFlight {
+		if a.Op == pod.OpStopContainer {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *decision) explainEnding() pod.Explanation {
@@ -116,6 +126,9 @@ func (d *decision) explainEnding() pod.Explanation {
 			st, ok := d.rec.Boot.Stopping[m.all[i].ID]
 			if !ok || !alive(&m.all[i]) {
 				continue
+			}
+			if _, turn := d.InFlight[m.slot]; !turn && d.anyStopping() {
+				continue // it waits for others
 			}
 			left := max(st.Deadline.Sub(d.Now), 0).Round(time.Second)
 			e.Cause += fmt.Sprintf("; container %s has %v of its grace period left.", m.name, left)

@@ -56,6 +56,9 @@ func (d *decision) explainCrash(m *member) pod.Explanation {
 	why := m.last.Reason
 	if why == "" {
 		why = string(pod.ReasonError)
+		if m.last.ExitCode == 0 {
+			why = string(pod.Completed)
+		}
 	}
 	e.Cause = fmt.Sprintf("Container %s exited with %d (%s), %d starts so far.", m.name, m.last.ExitCode, why, d.rec.Durable.Restarts[m.name])
 	if b, ok := d.rec.Boot.Backoff[m.name]; ok && b.Instance == m.last.ID {

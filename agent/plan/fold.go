@@ -89,12 +89,12 @@ func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
 		s.Stale[a.Slot] = true
 		delete(s.covered, a.Slot) // the look in flight may have come too early
 	}
-	s.foldHook(r, now)
+	events := s.foldHook(r, now)
 	if a.Op == pod.OpStartContainer { // each start is preceded by an ensure-image of its own
 		s.Observed.Images = without(s.Observed.Images, a.Container)
 	}
 	if r.Err != nil {
-		return s.foldFailure(r, now)
+		return append(s.foldFailure(r, now), events...)
 	}
 	if f, ok := s.Failures[a.Slot]; ok && (f.Op == a.Op || a.Op == pod.OpStartContainer) {
 		delete(s.Failures, a.Slot)
@@ -157,17 +157,17 @@ func (s *State) foldObserve(r pod.Result, now time.Time) {
 }
 
 // foldHook records that a hook is over. A failed postStart dooms its container.
-func (s *State) foldHook(r pod.Result, now time.Time) {
+func (s *State) foldHook(r pod.Result, now time.Time) []pod.Event {
 	a, boot := r.Action, &s.Record.Boot
 	canceled := r.Err != nil && pod.KindOf(r.Err) == pod.Canceled
 	switch a.Op {
 	case pod.OpPostStart:
 		if canceled {
-			return
+			return nil
 		}
 		if r.Err == nil {
 			boot.Hooked, s.Unsaved.Boot = put(boot.Hooked, a.ContainerID, true), true
-			return
+			return nil
 		}
 		if _, begun := boot.Stopping[a.ContainerID]; !begun {
 			grace := 30 * time.Second
@@ -176,6 +176,7 @@ func (s *State) foldHook(r pod.Result, now time.Time) {
 			}
 			st := pod.Stopping{Deadline: now.Add(grace), Reason: pod.FailedPostStartHook, Message: string(pod.FailedPostStartHook)}
 			boot.Stopping, s.Unsaved.Boot = put(boot.Stopping, a.ContainerID, st), true
+			return []pod.Event{{Reason: pod.Killing, Container: a.Container, Message: st.Message, At: now}}
 		}
 	case pod.OpPreStop:
 		if st, ok := boot.Stopping[a.ContainerID]; ok {
@@ -183,6 +184,7 @@ func (s *State) foldHook(r pod.Result, now time.Time) {
 			boot.Stopping, s.Unsaved.Boot = put(boot.Stopping, a.ContainerID, st), true
 		}
 	}
+	return nil
 }
 
 func (s *State) foldFailure(r pod.Result, now time.Time) []pod.Event {

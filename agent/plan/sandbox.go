@@ -52,13 +52,14 @@ func (d *decision) discardSandbox(s *pod.Sandbox) {
 		return
 	}
 	if s.Ready {
-		if d.start(pod.Action{Slot: pod.SlotSandbox, Op: pod.OpStopSandbox, SandboxID: s.ID}) && d.sandbox == nil {
-			d.event(false, pod.SandboxChanged, "", "Pod sandbox changed, it will be killed and re-created.")
-		}
+		d.start(pod.Action{Slot: pod.SlotSandbox, Op: pod.OpStopSandbox, SandboxID: s.ID})
 		return
 	}
 	if d.start(pod.Action{Slot: pod.SlotSandbox, Op: pod.OpRemoveSandbox, SandboxID: s.ID}) {
 		d.rememberGone(s.ID)
+		if _, again := d.Failures[pod.SlotSandbox]; d.sandbox == nil && !again {
+			d.event(false, pod.SandboxChanged, "", "Pod sandbox changed, it will be killed and re-created.")
+		}
 	}
 }
 
