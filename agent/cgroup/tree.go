@@ -42,8 +42,8 @@ func (c Config) period() time.Duration {
 	return c.CPUPeriod
 }
 
-// Tree is the node's tree of pod cgroups. All calls may be made side by side,
-// but those for one pod only one after the other.
+// Tree is the node's tree of pod cgroups. All calls may be made side by side;
+// Remove of a pod must not overlap its Ensure.
 type Tree struct {
 	cfg  Config
 	root name
@@ -54,6 +54,7 @@ type Tree struct {
 	said    map[string]bool   // what is not granted and has been said
 	applied map[pod.UID]state // what each pod's group was last given
 
+	making    sync.Mutex // one Ensure makes groups at a time: the same pod's sandbox and volumes may both ask
 	qos       sync.Mutex
 	burstable map[pod.UID]int64 // milli-CPU requested by burstable pods
 	shares    uint64            // last given to the group of burstable pods
@@ -153,6 +154,8 @@ func (t *Tree) Ensure(ctx context.Context, p *v1.Pod) (string, error) {
 	}
 	want := state{class: QOSClass(p), limits: t.cfg.PodLimits(p)}
 	n := t.podName(want.class, uid)
+	t.making.Lock()
+	defer t.making.Unlock()
 	t.mu.Lock()
 	have, known := t.applied[uid]
 	t.mu.Unlock()

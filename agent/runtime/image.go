@@ -1,0 +1,131 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/berthd/berth/agent/pod"
+	"github.com/berthd/berth/test/failpoint"
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// withDefaultTag adds ":latest" to a reference that names neither tag nor digest.
+func withDefaultTag(image string) (string, error) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return "", &pod.Error{Op: opPull.what, Kind: pod.Invalid, Reason: pod.InvalidImageName,
+			Err: fmt.Errorf("Failed to apply default image tag %q: couldn't parse image reference %q: %w", image, image, err)}
+	}
+	_, tagged := named.(reference.Tagged)
+	_, digested := named.(reference.Digested)
+	if !tagged && !digested {
+		return image + ":latest", nil
+	}
+	return image, nil
+}
+
+// pullImage ensures the image by the container's policy: Always asks the
+// registry, IfNotPresent only for what is missing, Never not at all.
+func (r *Runtime) pullImage(ctx context.Context, t *task) error {
+	c := t.container()
+	if c == nil {
+		return failAs(opPull, pod.Invalid, fmt.Errorf("the pod has no container %q", t.action.Container))
+	}
+	image, err := withDefaultTag(c.Image)
+	if err != nil {
+		return err
+	}
+	spec := &cri.ImageSpec{Image: image, Annotations: maps.Clone(t.pod.Annotations)}
+	policy := c.ImagePullPolicy
+	if policy == "" { // defaulting's rule, for pods rebuilt from the runtime
+		policy = v1.PullIfNotPresent
+		if strings.HasSuffix(image, ":latest") {
+			policy = v1.PullAlways
+		}
+	}
+	if policy != v1.PullAlways {
+		have, err := r.imageStatus(ctx, spec)
+		if err != nil {
+			return fail(opInspect, fmt.Errorf("Failed to inspect image %q: %w", image, err))
+		}
+		if have != nil {
+			t.result.Image = pod.Image{Ref: have.Id, Size: int64(have.Size)}
+			return nil
+		}
+		if policy == v1.PullNever {
+			return &pod.Error{Op: opPull.what, Kind: pod.NotFound, Reason: pod.ErrImageNeverPull,
+				Err: fmt.Errorf("Container image %q is not present with pull policy of Never", c.Image)}
+		}
+	}
+	return r.fetch(ctx, t, c, spec)
+}
+
+// imageStatus is nil for an image that is not there.
+func (r *Runtime) imageStatus(ctx context.Context, spec *cri.ImageSpec) (*cri.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := r.CRI.ImageStatus(ctx, &cri.ImageStatusRequest{Image: spec})
+	if gone(err) {
+		return nil, nil
+	}
+	return resp.GetImage(), err
+}
+
+// fetch pulls, with each of the credentials that match in turn.
+func (r *Runtime) fetch(ctx context.Context, t *task, c *v1.Container, spec *cri.ImageSpec) error {
+	if err := r.pulls.acquire(ctx); err != nil {
+		return fail(opPull, err)
+	}
+	defer r.pulls.release()
+	auths, missing := r.credentials(t.pod, spec.Image)
+	if len(missing) > 0 {
+		r.event(t, true, "FailedToRetrieveImagePullSecret",
+			fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
+	}
+	r.event(t, false, pod.Pulling, fmt.Sprintf("Pulling image %q", c.Image))
+	if len(auths) == 0 {
+		auths = []*cri.AuthConfig{nil}
+	}
+	config := &cri.PodSandboxConfig{
+		Metadata: &cri.PodSandboxMetadata{Name: t.pod.Name, Namespace: t.pod.Namespace, Uid: string(t.pod.UID)},
+		Labels:   sandboxLabels(t.pod), Annotations: sandboxAnnotations(t.pod, t.desired.Source),
+	}
+	var failed error
+	for _, auth := range auths {
+		failpoint.Hit("agent/runtime/pull-image")
+		resp, err := r.CRI.PullImage(ctx, &cri.PullImageRequest{Image: spec, Auth: auth, SandboxConfig: config})
+		failpoint.Hit("agent/runtime/pull-image-done")
+		if err == nil {
+			return r.pulled(ctx, t, spec, resp.ImageRef)
+		}
+		if failed = errors.Join(failed, err); ctx.Err() != nil {
+			break
+		}
+		if kindOf(err) != pod.Denied {
+			failed = err // it is not for want of credentials
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		failed = ctx.Err()
+	}
+	return fail(opPull, failed)
+}
+
+func (r *Runtime) pulled(ctx context.Context, t *task, spec *cri.ImageSpec, ref string) error {
+	t.result.Image = pod.Image{Ref: ref, Pulled: true}
+	have, err := r.imageStatus(ctx, spec)
+	if err != nil {
+		return fail(opInspect, err)
+	}
+	if have == nil {
+		return failAs(opInspect, pod.Unavailable, fmt.Errorf("image %q was pulled and is gone again; is the image store being cleaned?", spec.Image))
+	}
+	t.result.Image.Ref, t.result.Image.Size = have.Id, int64(have.Size)
+	return nil
+}
