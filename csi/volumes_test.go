@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -17,113 +14,9 @@ import (
 	"github.com/berthd/berth/csi/volume"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
-	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
 )
-
-// store is the node's objects; a test changes them between calls.
-type store struct {
-	configMaps map[string]*v1.ConfigMap
-	secrets    map[string]*v1.Secret
-}
-
-func (s *store) ConfigMap(ns, name string) (*v1.ConfigMap, bool) {
-	o, ok := s.configMaps[name]
-	return o, ok
-}
-
-func (s *store) Secret(ns, name string) (*v1.Secret, bool) {
-	o, ok := s.secrets[name]
-	return o, ok
-}
-
-type failer interface {
-	Helper()
-	Fatal(...any)
-}
-
-func must(t failer, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func scratch(t *testing.T) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("mounts and ownership need root")
-	}
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	must(t, err)
-	t.Cleanup(func() {
-		paths, err := mount.Kernel{}.Below(dir)
-		must(t, err)
-		for _, p := range paths {
-			must(t, mount.Kernel{}.Unmount(p))
-		}
-	})
-	return dir
-}
-
-func newVolumes(t failer, root string, objects *store, m Mounter) *Volumes {
-	t.Helper()
-	v, err := New(Config{
-		Root: root, Objects: objects, Mounter: m, Logger: slog.New(slog.DiscardHandler),
-		Allocatable: func() v1.ResourceList { return v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")} },
-	})
-	must(t, err)
-	return v
-}
-
-func objects() *store {
-	return &store{
-		configMaps: map[string]*v1.ConfigMap{"cm": {Data: map[string]string{"conf": "one"}}},
-		secrets:    map[string]*v1.Secret{"s": {Data: map[string][]byte{"key": []byte("hush")}}},
-	}
-}
-
-const everyKind = `
-metadata: {name: web, namespace: default, uid: uid-1, labels: {app: web}}
-spec:
-  securityContext: {fsGroup: 1234}
-  volumes:
-  - {name: scratch, emptyDir: {}}
-  - {name: fast, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
-  - {name: host, hostPath: {path: %s, type: DirectoryOrCreate}}
-  - {name: conf, configMap: {name: cm}}
-  - {name: creds, secret: {secretName: s, defaultMode: 256}}
-  - {name: about, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
-  - {name: all, projected: {sources: [{configMap: {name: cm}}, {secret: {name: s}}]}}
-  - {name: maybe, configMap: {name: nope, optional: true}}
-  - {name: unused, configMap: {name: nope}}
-  containers:
-  - name: main
-    volumeMounts: [{name: scratch}, {name: fast}, {name: host}, {name: conf}, {name: creds}, {name: about}, {name: all}, {name: maybe}]
-`
-
-func podOfEveryKind(t failer, root string) *v1.Pod {
-	t.Helper()
-	var pod v1.Pod
-	must(t, yaml.UnmarshalStrict(fmt.Appendf(nil, everyKind, filepath.Join(root, "outside")), &pod))
-	return &pod
-}
-
-// inodes changes with every write below dir: of content, mode, owner or entry.
-func inodes(t *testing.T, dir string) string {
-	t.Helper()
-	var b strings.Builder
-	must(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-		must(t, err)
-		var st unix.Stat_t
-		must(t, unix.Lstat(p, &st))
-		fmt.Fprintln(&b, p, st.Ino, st.Ctim)
-		return nil
-	}))
-	return b.String()
-}
 
 func TestMountEveryKind(t *testing.T) {
 	root := scratch(t)
@@ -242,9 +135,11 @@ func TestMountedAfterARestart(t *testing.T) {
 		t.Errorf("after a restart %v, %v; want %v", got, ok, want)
 	}
 	for name, change := range map[string]func(){
-		"torn record":    func() { must(t, os.WriteFile(record, good[:len(good)/2], 0o600)) },
-		"empty record":   func() { must(t, os.WriteFile(record, nil, 0o600)) },
-		"another boot":   func() { must(t, os.WriteFile(record, []byte(strings.Replace(string(good), `"boot":"`, `"boot":"x`, 1)), 0o600)) },
+		"torn record":  func() { must(t, os.WriteFile(record, good[:len(good)/2], 0o600)) },
+		"empty record": func() { must(t, os.WriteFile(record, nil, 0o600)) },
+		"another boot": func() {
+			must(t, os.WriteFile(record, []byte(strings.Replace(string(good), `"boot":"`, `"boot":"x`, 1)), 0o600))
+		},
 		"record missing": func() { must(t, os.Remove(record)) },
 		"tmpfs lost":     func() { must(t, mount.Kernel{}.Unmount(want["creds"].HostPath)) },
 		"memory lost":    func() { must(t, mount.Kernel{}.Unmount(want["fast"].HostPath)) },
@@ -429,97 +324,4 @@ func TestSubPathLifecycle(t *testing.T) {
 	}
 	must(t, v.Unmount(t.Context(), "uid-1"))
 	checkGone(t, root, "uid-1")
-}
-
-// deaf cannot unmount: the worst case for whoever deletes next.
-type deaf struct{ mount.Kernel }
-
-func (deaf) Unmount(string) error { return fmt.Errorf("unmount: %w", unix.EIO) }
-
-// TestTeardownNeverDeletesLiveData puts live data anywhere inside a pod's
-// directory, by bind mount or link, and takes the pod down, with a kernel that
-// unmounts and with one that does not.
-func TestTeardownNeverDeletesLiveData(t *testing.T) {
-	base := scratch(t)
-	live := filepath.Join(base, "live")
-	must(t, os.MkdirAll(filepath.Join(live, "sub"), 0o755))
-	files := []string{"one", "sub/two", recordName}
-	for _, f := range files {
-		must(t, os.WriteFile(filepath.Join(live, f), []byte(f), 0o644))
-	}
-	n := 0
-	rapid.Check(t, func(t *rapid.T) {
-		n++
-		uid := fmt.Sprintf("pod-%d", n)
-		pod := podOfEveryKind(t, base)
-		pod.UID = types.UID(uid)
-		pod.Spec.Volumes[2].HostPath.Path = live
-		v := newVolumes(t, base, objects(), nil)
-		must2(t)(v.Mount(context.Background(), pod))
-		dir := filepath.Join(base, "pods", uid)
-		mounts := 4 + invade(t, dir, live)
-		check := func(after string) {
-			for _, f := range files {
-				if got, err := os.ReadFile(filepath.Join(live, f)); err != nil || string(got) != f {
-					t.Fatalf("after %s live data %s is damaged: %q, %v", after, f, got, err)
-				}
-			}
-		}
-		down := []func(*Volumes) error{
-			func(v *Volumes) error { return v.Unmount(context.Background(), uid) },
-			func(v *Volumes) error { return v.Remove(context.Background(), uid) },
-		}
-		for _, f := range down {
-			if err := f(newVolumes(t, base, objects(), deaf{})); err == nil && mounts > 0 {
-				t.Fatal("a teardown that could not unmount called itself done")
-			}
-			check("a teardown that could not unmount")
-		}
-		for _, f := range down {
-			must(t, f(v))
-			check("a teardown")
-		}
-		checkGone(t, base, uid)
-	})
-}
-
-// invade adds mounts and links of live data below dir, as a container with
-// bidirectional propagation or a careless administrator would.
-func invade(t *rapid.T, dir, live string) (mounts int) {
-	var dirs []string
-	must(t, filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		must(t, err)
-		if e.IsDir() {
-			dirs = append(dirs, p)
-		}
-		return nil
-	}))
-	slices.Sort(dirs)
-	for i := range rapid.IntRange(1, 6).Draw(t, "invaders") {
-		at := rapid.SampledFrom(dirs).Draw(t, "at")
-		fresh := filepath.Join(at, fmt.Sprintf("invader-%d", i))
-		switch rapid.SampledFrom([]string{"over", "inside", "file", "link", "tmpfs"}).Draw(t, "how") {
-		case "over": // an existing directory, the pod's own included
-			must(t, unix.Mount(live, at, "", unix.MS_BIND, ""))
-			mounts++
-			return mounts // paths below at now lead into the live data
-		case "inside":
-			must(t, os.Mkdir(fresh, 0o755))
-			must(t, unix.Mount(live, fresh, "", unix.MS_BIND, ""))
-			mounts++
-		case "file":
-			must(t, os.WriteFile(fresh, nil, 0o600))
-			must(t, unix.Mount(filepath.Join(live, "one"), fresh, "", unix.MS_BIND, ""))
-			mounts++
-		case "link":
-			must(t, os.Symlink(live, fresh))
-		case "tmpfs":
-			must(t, os.Mkdir(fresh, 0o755))
-			must(t, unix.Mount("tmpfs", fresh, "tmpfs", 0, "size=64k"))
-			must(t, os.WriteFile(filepath.Join(fresh, "x"), nil, 0o600))
-			mounts++
-			dirs = append(dirs, fresh)
-		}
-	}
-	return mounts
 }
