@@ -107,7 +107,12 @@ func TestUnmountOfABusyMount(t *testing.T) {
 }
 
 func TestShareIsIdempotent(t *testing.T) {
-	dir := tree(t)
+	private := filepath.Join(tree(t), "private") // whatever the host's root is
+	must(t, os.Mkdir(private, 0o755))
+	must(t, Kernel{}.Tmpfs(private, 1<<20))
+	must(t, unix.Mount("", private, "", unix.MS_PRIVATE, ""))
+	dir := filepath.Join(private, "root")
+	must(t, os.Mkdir(dir, 0o755))
 	for range 2 {
 		must(t, Kernel{}.Share(dir))
 	}
@@ -116,6 +121,9 @@ func TestShareIsIdempotent(t *testing.T) {
 	if m.Mountpoint != dir || !strings.Contains(m.Optional, "shared:") {
 		t.Errorf("held by %s (%s)", m.Mountpoint, m.Optional)
 	}
+	below := filepath.Join(dir, "pods")
+	must(t, os.Mkdir(below, 0o755))
+	must(t, Kernel{}.Share(below)) // held by a shared mount: nothing to do
 	if paths, _ := (Kernel{}).Below(dir); len(paths) != 1 {
 		t.Errorf("mounts %q, want one", paths)
 	}
