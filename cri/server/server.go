@@ -1,0 +1,76 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/berthd/berth/cri/api"
+	"github.com/berthd/berth/cri/container"
+	"github.com/berthd/berth/cri/image"
+	"github.com/berthd/berth/cri/sandbox"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Streaming hands out the URLs of streaming endpoints; k8s.io/cri-streaming's
+// server has this shape. Each fails without side effects.
+type Streaming interface {
+	GetExec(*runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error)
+	GetAttach(*runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error)
+	GetPortForward(*runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error)
+}
+
+// Stats read the counters of what runs. Either may be nil: then the RPCs that
+// need it answer Unimplemented.
+type Stats struct {
+	// Container fills in cpu, memory, swap, io and the writable layer; the
+	// attributes are filled in by the server.
+	Container func(context.Context, container.Facts) (*runtimeapi.ContainerStats, error)
+	// Pod fills in cpu, memory, network and processes of a pod; its containers
+	// are filled in by the server.
+	Pod func(context.Context, sandbox.Facts) (*runtimeapi.LinuxPodSandboxStats, error)
+}
+
+// Config is what a Server serves.
+type Config struct {
+	Sandboxes  *sandbox.Store
+	Containers *container.Store
+	Images     *image.Store
+	// Streaming may be nil: then Exec, Attach and PortForward answer Unavailable.
+	Streaming Streaming
+	Events    *Events
+	Stats     Stats
+	// Version is the program's own.
+	Version string
+	// Runtimes are the names that a pod's runtime handler may have besides "".
+	Runtimes []string
+	// Ready says why no container can be run now; nil, also as a function: it can.
+	Ready func(context.Context) error
+	// RecursiveReadOnly says that mounts can be read-only with all below them.
+	RecursiveReadOnly bool
+	SystemdCgroup     bool
+	// Leaks list what no record accounts for; all of them make an audit, besides
+	// the pinned namespaces, which the server asks for itself.
+	Leaks []func(context.Context) ([]*api.Leak, error)
+	Log   *slog.Logger
+}
+
+// Server implements runtimeapi.RuntimeServiceServer and ImageServiceServer.
+// Serve and InProcess reach it through the chain; called plainly, errors are not
+// mapped.
+type Server struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	runtimeapi.UnimplementedImageServiceServer
+	cfg Config
+}
+
+// New returns a server over parts that have been restored already.
+func New(cfg Config) (*Server, error) {
+	if cfg.Sandboxes == nil || cfg.Containers == nil || cfg.Images == nil || cfg.Events == nil || cfg.Log == nil {
+		return nil, errors.New("making the CRI server: sandboxes, containers, images, events and log must be given")
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(context.Context) error { return nil }
+	}
+	return &Server{cfg: cfg}, nil
+}

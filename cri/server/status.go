@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Version tells who serves.
+func (s *Server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{Version: "0.1.0", RuntimeName: "berth", RuntimeVersion: s.cfg.Version, RuntimeApiVersion: "v1"}, nil
+}
+
+// Status tells whether pods can be run, and what the runtime can do.
+func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			condition(runtimeapi.RuntimeReady, "RuntimeNotReady", s.cfg.Ready(ctx)),
+			condition(runtimeapi.NetworkReady, "NetworkPluginNotReady", s.cfg.Sandboxes.NetworkStatus(ctx)),
+		}},
+		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	for _, name := range append([]string{""}, s.cfg.Runtimes...) {
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
+			Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly},
+		})
+	}
+	if !r.GetVerbose() {
+		return resp, nil
+	}
+	var err error
+	resp.Info, err = verbose(map[string]any{
+		"version": s.cfg.Version, "runtimes": s.cfg.Runtimes, "systemdCgroup": s.cfg.SystemdCgroup,
+		"sandboxes": len(s.cfg.Sandboxes.List()), "quarantinedSandboxRecords": s.cfg.Sandboxes.Quarantined(),
+	})
+	return resp, err
+}
+
+func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {
+	c := &runtimeapi.RuntimeCondition{Type: kind, Status: err == nil}
+	if err != nil {
+		c.Reason, c.Message = reason, err.Error()
+	}
+	return c
+}
+
+// RuntimeConfig tells which cgroup driver the runtime follows.
+func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if s.cfg.SystemdCgroup {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+}
+
+// UpdateRuntimeConfig accepts the node's pod range, which is the business of the
+// network configuration here.
+func (s *Server) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}
+
+// UpdatePodSandboxResources is told after the pod's cgroup has been changed, and
+// has nothing to change itself: limits are on the pod's and containers' cgroups.
+func (s *Server) UpdatePodSandboxResources(_ context.Context, r *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	id, err := s.sandboxID(r.GetPodSandboxId())
+	if err == nil {
+		err = s.sandboxReady(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
+}
+
+// CheckpointContainer is not offered.
+func (s *Server) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	return nil, fmt.Errorf("checkpointing containers is not offered: it needs CRIU on the node, which this runtime does not use: %w", errdefs.ErrNotImplemented)
+}
+
+var errNoMetrics = fmt.Errorf("metrics by CRI are not offered: the agent serves them itself: %w", errdefs.ErrNotImplemented)
+
+// ListMetricDescriptors is not offered.
+func (s *Server) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
+	return nil, errNoMetrics
+}
+
+// ListPodSandboxMetrics is not offered.
+func (s *Server) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
+	return nil, errNoMetrics
+}
