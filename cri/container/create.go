@@ -106,7 +106,7 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 		return fmt.Errorf("mounting the root filesystem of container %s: %w", c.id, err)
 	}
 	failpoint.Hit("cri/container/mount-rootfs-done")
-	user, err := s.writeSpec(c, req)
+	user, profile, err := s.writeSpec(c, req)
 	if err != nil {
 		return err
 	}
@@ -128,6 +128,9 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 	initID, err := s.cfg.Monitor.Create(ctx, mc)
 	var rt *ociruntime.Error
 	failure := ""
+	if err == nil {
+		s.filters.keep(profile, s.cfg.Runtime, c.id)
+	}
 	switch {
 	case errors.As(err, &rt) && rt.OfContainer():
 		failure = rt.Message
@@ -143,29 +146,31 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 
 // writeSpec gathers the facts, builds the OCI specification and leaves it in
 // the bundle where the monitor takes it.
-func (s *Store) writeSpec(c *container, req CreateRequest) (ocispec.User, error) {
+func (s *Store) writeSpec(c *container, req CreateRequest) (ocispec.User, profileKey, error) {
 	in, err := s.gather(c, req)
 	if err != nil {
-		return ocispec.User{}, err
+		return in.User, profileKey{}, err
 	}
 	res, err := ocispec.Build(in)
 	if err != nil {
-		return ocispec.User{}, kinded(err)
+		return in.User, profileKey{}, kinded(err)
 	}
 	for _, note := range res.Notes {
 		if _, said := s.said.LoadOrStore(note, true); !said {
 			s.cfg.Log.Warn(note)
 		}
 	}
+	profile, filter := s.filters.find(res.Spec.Linux.Seccomp)
+	ocispec.CompiledSeccomp(res.Spec, filter)
 	b, err := json.Marshal(res.Spec)
 	if err != nil {
-		return ocispec.User{}, fmt.Errorf("encoding the specification of container %s: %w", c.id, err)
+		return in.User, profile, fmt.Errorf("encoding the specification of container %s: %w", c.id, err)
 	}
 	failpoint.Hit("cri/container/write-spec")
 	if err := os.WriteFile(filepath.Join(s.bundle(c.id), monitor.NextConfig), b, 0o600); err != nil {
-		return ocispec.User{}, fmt.Errorf("writing the specification of container %s: %w", c.id, err)
+		return in.User, profile, fmt.Errorf("writing the specification of container %s: %w", c.id, err)
 	}
-	return in.User, nil
+	return in.User, profile, nil
 }
 
 // kinded gives errors of ocispec the kind that the server maps.

@@ -1,10 +1,10 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,11 +54,13 @@ func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release
 	e.cmd.Stdin, e.cmd.Stdout, e.cmd.Stderr = slave, slave, slave
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	resize := func(sz Size) {
-		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, &unix.Winsize{Row: sz.Rows, Col: sz.Cols})
+		size := &unix.Winsize{Row: sz.Rows, Col: sz.Cols}
+		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, size)
+		e.resizeInner(size) // crun 1.8 does not carry sizes over
 	}
 	select {
 	case sz := <-st.Resize:
-		resize(sz)
+		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, &unix.Winsize{Row: sz.Rows, Col: sz.Cols})
 	default:
 	}
 	if err := s.cfg.Runtime.StartExec(e.cmd); err != nil {
@@ -103,6 +105,26 @@ func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release
 	}, nil
 }
 
+// resizeInner sets the size of the terminal that the process itself has as its
+// standard input. Taken from the process, not opened: what a path in its /proc
+// leads to is its own choice.
+func (e *session) resizeInner(size *unix.Winsize) {
+	b, err := os.ReadFile(e.pidFile())
+	pid, convErr := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || convErr != nil || !slices.Contains(descendants(e.cmd.Process.Pid), pid) {
+		return // not yet there: it begins with the size of our end
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if tty, err := unix.PidfdGetfd(fd, 0, 0); err == nil {
+		unix.IoctlSetWinsize(tty, unix.TIOCSWINSZ, size) // fails on anything but a terminal
+		unix.Close(tty)
+	}
+}
+
 // descriptor gives the descriptor without making it blocking, as Fd would.
 func descriptor(f *os.File) (fd uintptr) {
 	if raw, err := f.SyscallConn(); err == nil {
@@ -111,39 +133,33 @@ func descriptor(f *os.File) (fd uintptr) {
 	return fd
 }
 
-// kill kills the process, what it started, and the runtime that runs it.
-func (e *session) kill() {
-	seen := map[int]bool{}
-	var walk func(pid int)
-	walk = func(pid int) {
-		if pid <= 1 || seen[pid] {
-			return
-		}
-		seen[pid] = true
-		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+// descendants returns pid and all that descend from it, as of now.
+func descendants(pid int) []int {
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(all[i]) + "/task")
 		for _, t := range tasks {
-			b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/task/" + t.Name() + "/children")
+			b, _ := os.ReadFile("/proc/" + strconv.Itoa(all[i]) + "/task/" + t.Name() + "/children")
 			for _, f := range strings.Fields(string(b)) {
-				if child, err := strconv.Atoi(f); err == nil {
-					walk(child)
+				if child, err := strconv.Atoi(f); err == nil && child > 1 {
+					all = append(all, child)
 				}
 			}
 		}
 	}
-	own := e.cmd.Process.Pid
-	walk(own) // not yet waited for: its pid, and those of its children, are theirs
-	groups := map[int]bool{own: true}
-	for pid := range seen {
-		if pg, err := unix.Getpgid(pid); err == nil && seen[pg] {
-			groups[pg] = true
+	return all
+}
+
+// kill kills the process, what it started, and the runtime that runs it.
+func (e *session) kill() {
+	all := descendants(e.cmd.Process.Pid)
+	for _, pid := range all {
+		// Children that have lost their parent are in its group still.
+		if pg, err := unix.Getpgid(pid); err == nil && slices.Contains(all, pg) {
+			unix.Kill(-pg, unix.SIGKILL)
 		}
 	}
-	for pg := range groups {
-		unix.Kill(-pg, unix.SIGKILL)
-	}
-	for pid := range seen {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			continue // of another user namespace, say: its parent's death is the best we can do
-		}
+	for _, pid := range all {
+		unix.Kill(pid, unix.SIGKILL) // gone is success
 	}
 }

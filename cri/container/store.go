@@ -70,6 +70,7 @@ type Store struct {
 	names   record.Names
 	work    sync.WaitGroup // goroutines that end what a lost monitor left
 	said    sync.Map       // notes of ocispec that have been logged
+	filters filters
 
 	mu         sync.RWMutex
 	containers map[string]*container

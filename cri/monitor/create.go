@@ -69,14 +69,21 @@ func (m *Monitor) Create(ctx context.Context, c Container) (Identity, error) {
 		}
 		return Identity{}, err
 	}
-	if err := m.leaf.place(conmon.PID); err != nil {
-		m.cfg.Log.Warn("monitor stays in the agent's cgroup", "container", c.ID, "err", err)
+	if m.leaf.dir == nil {
+		m.moves.Go(func() { m.settle(c.ID, conmon) })
 	}
 	id, err := Identify(pid)
 	if errors.Is(err, ErrGone) {
 		return Identity{}, fmt.Errorf("container %s ended before it was started", c.ID)
 	}
 	return id, err
+}
+
+// settle moves a conmon to its cgroup.
+func (m *Monitor) settle(id string, conmon Identity) {
+	if err := m.leaf.place(conmon.PID); err != nil {
+		m.cfg.Log.Warn("monitor stays in the agent's cgroup", "container", id, "err", err)
+	}
 }
 
 // pipes are our ends; errs is what conmon says before it has set itself up.
@@ -141,7 +148,9 @@ func (m *Monitor) launch(c Container) (Identity, pipes, error) {
 	cmd.Dir = c.Bundle // conmon leaves a file "oom" where it is
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4",
-		"TMPDIR=" + c.Bundle, // of its console socket
+		// Of its console socket, whose path has room for 107 bytes: conmon and
+		// the runtime are both in the bundle.
+		"TMPDIR=.",
 	}
 	cmd.ExtraFiles = theirs[:2]
 	cmd.Stderr = theirs[2]

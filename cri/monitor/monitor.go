@@ -57,7 +57,8 @@ type Monitor struct {
 	hints   chan Hint
 	inotify int
 	epoll   int
-	wake    int // eventfd that ends Run
+	wake    int            // eventfd that ends Run
+	moves   sync.WaitGroup // conmons on their way to their cgroup
 
 	mu      sync.Mutex
 	watched map[int32]watch  // by pidfd
@@ -164,6 +165,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 			}
 		}
 	}
+	m.moves.Wait()
 	m.mu.Lock()
 	for fd := range m.watched {
 		unix.Close(int(fd))
@@ -247,9 +249,7 @@ func (m *Monitor) Adopt(id string, conmon Identity) error {
 	if err != nil {
 		return err
 	}
-	if err := m.leaf.place(conmon.PID); err != nil {
-		m.cfg.Log.Warn("monitor stays in a cgroup that is not its own", "container", id, "err", err)
-	}
+	m.settle(id, conmon)
 	return m.watch(fd, watch{id: id})
 }
 

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -101,6 +103,22 @@ func (r *Runtime) State(ctx context.Context, id string) (specs.State, error) {
 		return specs.State{}, fmt.Errorf("%s state %s: unreadable answer: %w", r.bin.Name, id, err)
 	}
 	return s, nil
+}
+
+// maxFilter is the longest program the kernel takes: 4096 instructions of 8 bytes.
+const maxFilter = 4096 * 8
+
+// SeccompFilter returns the filter that crun compiled for a created container;
+// nil if there is none, or the runtime is another.
+func (r *Runtime) SeccompFilter(id string) []byte {
+	if r.bin.Name != "crun" {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(r.root, id, "seccomp.bpf"))
+	if err != nil || len(b) == 0 || len(b)%8 != 0 || len(b) > maxFilter {
+		return nil
+	}
+	return b
 }
 
 // Update changes a container's limits.

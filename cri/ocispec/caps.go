@@ -103,7 +103,9 @@ func addDrop(in Input, add, drop []string) ([]string, error) {
 	return out, nil
 }
 
-func isAll(name string) bool { return strings.EqualFold(name, "ALL") || strings.EqualFold(name, "CAP_ALL") }
+func isAll(name string) bool {
+	return strings.EqualFold(name, "ALL") || strings.EqualFold(name, "CAP_ALL")
+}
 
 func containsAll(names []string) bool { return slices.ContainsFunc(names, isAll) }
 
