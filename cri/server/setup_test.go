@@ -1,0 +1,241 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berthd/berth/cri/container"
+	"github.com/berthd/berth/cri/image"
+	"github.com/berthd/berth/cri/monitor"
+	"github.com/berthd/berth/cri/mountns"
+	"github.com/berthd/berth/cri/ociruntime"
+	"github.com/berthd/berth/cri/record"
+	"github.com/berthd/berth/cri/sandbox"
+	"github.com/berthd/berth/cri/snapshot"
+	testimage "github.com/berthd/berth/test/image"
+	"golang.org/x/sys/unix"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	criclient "k8s.io/cri-client/pkg"
+)
+
+// TestMain runs the tests in a private copy of the machine's mounts.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == snapshot.UnpackArg {
+		snapshot.UnpackMain()
+	}
+	if os.Getuid() != 0 || os.Getenv("SERVER_TEST_HOST") != "" {
+		if os.Getuid() == 0 {
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				panic(err)
+			}
+		}
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "SERVER_TEST_HOST=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+type fakeNet struct{ down error }
+
+func (fakeNet) Add(context.Context, sandbox.Request) (sandbox.Result, error) {
+	return sandbox.Result{IPs: []string{"10.9.8.7", "fd00::7"}}, nil
+}
+func (fakeNet) Delete(context.Context, sandbox.Request) error { return nil }
+func (f fakeNet) Status(context.Context) error                { return f.down }
+
+const busybox = "docker.io/library/busybox:latest"
+
+// node is a whole runtime, served on a socket.
+type node struct {
+	t      *testing.T
+	dir    string
+	parent string
+	log    bytes.Buffer
+	server *Server
+	socket string
+	boxes  *sandbox.Store
+	stop   context.CancelFunc
+	work   sync.WaitGroup
+}
+
+type rootfs struct{ *image.Store }
+
+func (r rootfs) MountRootfs(ctx context.Context, id, img, target string) error {
+	return r.Store.MountRootfs(ctx, id, img, target, image.RootfsOptions{})
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("containers need root")
+	}
+	for _, tool := range []string{"crun", "conmon"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	n := &node{t: t, dir: t.TempDir(), parent: fmt.Sprintf("/berth-test-%d-%s", os.Getpid(), record.NewID()[:8])}
+	n.socket = filepath.Join(n.dir, "cri.sock")
+	ctx, stop := context.WithCancel(context.Background())
+	n.stop = stop
+	n.start(ctx)
+	t.Cleanup(n.close)
+	return n
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func (n *node) start(ctx context.Context) {
+	log := slog.New(slog.NewTextHandler(n.t.Output(), nil))
+	ns := must(mountns.Open(filepath.Join(n.dir, "ns"), log))
+	boot := must(record.BootID())
+	events := NewEvents()
+	n.boxes = must(sandbox.Open(sandbox.Config{
+		Dir: filepath.Join(n.dir, "sandboxes"), BootID: boot, Pins: ns, Network: fakeNet{}, Log: log, OnChange: events.OnSandbox,
+	}))
+	images := must(image.Open(ctx, image.Config{Root: filepath.Join(n.dir, "images"), Logger: log}))
+	rt := ociruntime.New(must(ociruntime.Find(ctx, "crun")), filepath.Join(n.dir, "oci"), false, ns)
+	mon := must(monitor.Open(monitor.Config{Runtime: rt, Starter: ns, ExitDir: filepath.Join(n.dir, "exits"), Cgroup: n.parent + "/monitors", Log: log}))
+	containers := must(container.Open(container.Config{
+		Dir: filepath.Join(n.dir, "containers"), BootID: boot, Rootfs: rootfs{images}, Runtime: rt, Monitor: mon,
+		Host: container.DetectHost(false), Log: log, OnEvent: events.OnContainer,
+	}))
+	if err := n.boxes.Restore(ctx); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := containers.Restore(ctx); err != nil {
+		n.t.Fatal(err)
+	}
+	n.work.Go(func() { mon.Run(ctx) })
+	n.work.Go(containers.Run)
+	n.server = must(New(Config{
+		Sandboxes: n.boxes, Containers: containers, Images: images, Events: events, Version: "test", Runtimes: []string{"crun"}, Log: log,
+	}))
+	n.work.Go(func() {
+		if err := n.server.Serve(ctx, n.socket); err != nil {
+			n.t.Error(err)
+		}
+	})
+	n.t.Cleanup(func() {
+		images.Close()
+		ns.Close()
+		if err := mountns.Purge(filepath.Join(n.dir, "ns")); err != nil {
+			n.t.Error(err)
+		}
+	})
+}
+
+// close removes everything through the server, and sees that nothing is left.
+func (n *node) close() {
+	ctx := context.Background()
+	for _, b := range n.boxes.List() {
+		if _, err := n.server.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: string(b.ID)}); err != nil {
+			n.t.Error(err)
+		}
+	}
+	n.stop()
+	n.work.Wait()
+	n.boxes.Close()
+	for _, d := range []string{"sandboxes", "containers", "exits"} {
+		if left, err := os.ReadDir(filepath.Join(n.dir, d)); err != nil || len(left) != 0 {
+			n.t.Errorf("left in %s: %v, %v", d, left, err)
+		}
+	}
+	if _, err := os.Stat(n.socket); !os.IsNotExist(err) {
+		n.t.Errorf("the socket is left: %v", err)
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/*" + n.parent, "/sys/fs/cgroup" + n.parent} {
+		dirs, _ := filepath.Glob(pattern)
+		for _, d := range dirs {
+			os.Remove(filepath.Join(d, "monitors"))
+			if err := os.Remove(d); err != nil {
+				n.t.Errorf("cgroups left: %v", err)
+			}
+		}
+	}
+}
+
+// clients connects as a kubelet does.
+func (n *node) clients() (internalapi.RuntimeService, internalapi.ImageManagerService) {
+	n.t.Helper()
+	eventually(n.t, "the socket is there", func() bool { _, err := os.Stat(n.socket); return err == nil })
+	rt, err := criclient.NewRemoteRuntimeService(n.t.Context(), "unix://"+n.socket, 20*time.Second, nil, false)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	img, err := criclient.NewRemoteImageService(n.t.Context(), "unix://"+n.socket, 20*time.Second, nil, false)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return rt, img
+}
+
+func busyboxArchive(t *testing.T) []byte {
+	t.Helper()
+	spec, err := testimage.BusyboxSpec(busybox)
+	if err != nil {
+		t.Skip(err)
+	}
+	var b bytes.Buffer
+	if err := testimage.WriteOCI(&b, spec); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func (n *node) pod(name string) *runtimeapi.PodSandboxConfig {
+	return &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "test", Uid: "uid-" + name}, Hostname: name,
+		LogDirectory: filepath.Join(n.dir, "logs", name), Labels: map[string]string{"app": name},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{
+			CgroupParent: n.parent, SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}},
+		},
+	}
+}
+
+func containerConfig(name string, command ...string) *runtimeapi.ContainerConfig {
+	return &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: busybox}, Command: command, LogPath: name + ".log",
+		Labels: map[string]string{"name": name},
+		Linux:  &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}}},
+	}
+}
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func contains(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %q in it", err, want)
+	}
+}
