@@ -57,9 +57,9 @@ func (t *Tree) complete(n name) bool {
 
 // apply makes group n where it is missing and gives it l.
 func (t *Tree) apply(n name, l Limits) error {
-	failpoint.Hit("cgroup/create")
+	failpoint.Hit("agent/cgroup/create")
 	err := t.create(n, l)
-	failpoint.Hit("cgroup/create-done")
+	failpoint.Hit("agent/cgroup/create-done")
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func split(r *cgroups.Resources) []part {
 // set writes l into group n.
 func (t *Tree) set(n name, l Limits) error {
 	for _, p := range split(t.resources(l)) {
-		failpoint.Hit("cgroup/set")
+		failpoint.Hit("agent/cgroup/set")
 		h, ok := t.hierarchyOf(p.controller)
 		if !ok {
 			t.once("controller "+p.controller, fmt.Errorf("it is not mounted, or cannot be written"))

@@ -86,7 +86,7 @@ func denied(err error) bool {
 // removeTree removes the directory and all groups below it, deepest first. A
 // group's files go with its directory; only directories are ever unlinked.
 func removeTree(dir string) error {
-	failpoint.Hit("cgroup/rmdir")
+	failpoint.Hit("agent/cgroup/rmdir")
 	err := unix.Rmdir(dir)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -105,7 +105,7 @@ func removeTree(dir string) error {
 		}
 	}
 	err = unix.Rmdir(dir)
-	failpoint.Hit("cgroup/rmdir-done")
+	failpoint.Hit("agent/cgroup/rmdir-done")
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}

@@ -50,7 +50,7 @@ func (t *Tree) Purge(ctx context.Context) error {
 	}
 	for i := len(t.root); i > 0; i-- {
 		for _, h := range t.all {
-			failpoint.Hit("cgroup/root-rmdir")
+			failpoint.Hit("agent/cgroup/root-rmdir")
 			err := unix.Rmdir(h.dir(t.root[:i].path(t.cfg.Driver)))
 			if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) && !denied(err) {
 				return fmt.Errorf("remove cgroup %s: %w", t.root[:i].path(t.cfg.Driver), err)
@@ -77,9 +77,9 @@ func (t *Tree) remove(ctx context.Context, n name) error {
 	}
 	if t.cfg.Driver == Systemd {
 		if m, err := manager.New(slice(n, t.resources(Limits{}))); err == nil {
-			failpoint.Hit("cgroup/slice-stop")
+			failpoint.Hit("agent/cgroup/slice-stop")
 			_ = m.Destroy() // the directories below tell whether it worked
-			failpoint.Hit("cgroup/slice-stop-done")
+			failpoint.Hit("agent/cgroup/slice-stop-done")
 		}
 	}
 	var failed error
@@ -143,7 +143,7 @@ func killAll(dirs []string, pids []int) {
 	}
 	for _, pid := range members(dirs) {
 		if fd, ok := fds[pid]; ok {
-			failpoint.Hit("cgroup/kill")
+			failpoint.Hit("agent/cgroup/kill")
 			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // one that has ended is what we want
 		}
 	}

@@ -78,8 +78,9 @@ func (f facts) resourceField(c *v1.Container, ref *v1.ResourceFieldSelector) (st
 		return "", failAs(opConfig, pod.Invalid, fmt.Errorf("unsupported container resource : %v", ref.Resource))
 	}
 	name := v1.ResourceName(what)
-	quantity, set := c.Resources.Requests[name]
+	quantity := c.Resources.Requests[name]
 	if kind == "limits" {
+		var set bool
 		quantity, set = c.Resources.Limits[name]
 		if !set && f.pod.Spec.Resources != nil {
 			quantity, set = f.pod.Spec.Resources.Limits[name]

@@ -40,7 +40,7 @@ func (m mounting) mounts(ctx context.Context) ([]*cri.Mount, error) {
 		host := vol.HostPath
 		if sub != "" {
 			if !filepath.IsLocal(sub) {
-				return nil, failAs(opConfig, pod.Invalid, fmt.Errorf("subPath %q of volume mount %q must stay within the volume: no leading slash, no ..", sub, vm.Name))
+				return nil, failAs(opConfig, pod.Invalid, fmt.Errorf("subPath %q of volume mount %q must stay within the volume, without a leading slash and .. parts", sub, vm.Name))
 			}
 			var err error
 			if host, err = m.subPath(ctx, m.pod, SubPath{Volume: vm.Name, Container: m.ctr.Name, Index: i, Path: sub}); err != nil {

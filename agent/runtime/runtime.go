@@ -87,6 +87,8 @@ type Config struct {
 	// Sandboxes, Starts and Pulls bound what runs at once on the node: 8, 8 and 3 if 0.
 	Sandboxes, Starts, Pulls int
 	Node                     Node
+
+	masked []string // paths that containers do not see
 }
 
 // Deps are what a Runtime works with.
@@ -133,6 +135,7 @@ func New(cfg Config, deps Deps) *Runtime {
 	if cfg.Node.ResolvConf == "" {
 		cfg.Node.ResolvConf = "/etc/resolv.conf"
 	}
+	cfg.masked = maskedOn()
 	return &Runtime{
 		Deps: deps, cfg: cfg, versions: map[pod.UID]string{},
 		sandboxes: def(cfg.Sandboxes, 8), starts: def(cfg.Starts, 8), pulls: def(cfg.Pulls, 3),

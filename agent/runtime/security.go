@@ -93,18 +93,20 @@ func (c Config) containerSecurity(p *v1.Pod, ctr *v1.Container, user imageUser, 
 		out.RunAsGroup = &cri.Int64Value{Value: *s.RunAsGroup}
 	}
 	if s.ProcMount == nil || *s.ProcMount == v1.DefaultProcMount {
-		out.MaskedPaths, out.ReadonlyPaths = append(maskedPaths[:len(maskedPaths):len(maskedPaths)], c.throttlePaths()...), readonlyPaths
+		out.MaskedPaths, out.ReadonlyPaths = c.masked, readonlyPaths
 	}
 	if c.Node.AppArmor && s.AppArmorProfile != nil {
+		//lint:ignore SA1019 older runtimes read only this form
 		out.Apparmor, out.ApparmorProfile = apparmor(s.AppArmorProfile)
 	}
 	return out, nil
 }
 
-// throttlePaths tell of the node's temperature and are masked where they exist.
-func (c Config) throttlePaths() []string {
-	found, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle") // the pattern is valid
-	return found
+// maskedOn are the masked paths of this host: those that tell of its temperature
+// are there for some CPUs only.
+func maskedOn() []string {
+	throttle, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle") // the pattern is valid
+	return append(maskedPaths[:len(maskedPaths):len(maskedPaths)], throttle...)
 }
 
 // nonRoot refuses a container that must not run as root and would.
