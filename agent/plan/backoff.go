@@ -42,7 +42,7 @@ func (d *decision) nextBackoff(b pod.Backoff, known bool, exited *pod.Container)
 
 // Fail returns the failure of a slot after result, which failed. Its NotBefore
 // spreads the tries: pulls from 10s to 5 minutes, what cannot succeed before an
-// input changes once a minute, everything else from one second to one minute.
+// input changes from ten seconds, everything else from one second to one minute.
 func Fail(prev pod.Failure, result pod.Result, now time.Time) pod.Failure {
 	return fail(Config{}.withDefaults(), prev, result, now)
 }
@@ -57,10 +57,12 @@ func fail(c Config, prev pod.Failure, result pod.Result, now time.Time) pod.Fail
 	switch {
 	case f.Op == pod.OpPullImage:
 		initial, limit = c.PullInitial, c.PullMax
-	case f.Kind == pod.Invalid, f.Kind == pod.Internal && f.Op != pod.OpObserve:
-		initial = 10 * time.Second
 	case f.Op == pod.OpObserve:
 		limit = 10 * time.Second
+	case f.Op == pod.OpStopContainer || undoes(f.Op):
+		limit = 30 * time.Second // what is to go holds things that others need
+	case f.Kind == pod.Invalid, f.Kind == pod.Internal:
+		initial = 10 * time.Second
 	}
 	f.NotBefore = now.Add(min(initial<<min(f.Count-1, 16), limit))
 	return f

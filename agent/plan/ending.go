@@ -122,4 +122,3 @@ func (d *decision) podGrace() time.Duration {
 	}
 	return max(grace, minPodGrace)
 }
-

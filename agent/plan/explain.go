@@ -69,15 +69,23 @@ func (d *decision) explainOutcome() pod.Explanation {
 		}
 		e.Next = "Nothing: remove it, or change its manifest to run it anew."
 	}
-	for slot, f := range d.Failures {
-		switch slot {
-		case pod.SlotSandbox, pod.SlotVolumes, pod.SlotCleanup:
+	for _, slot := range []pod.Slot{pod.SlotSandbox, pod.SlotVolumes, pod.SlotCleanup} {
+		if f, ok := d.Failures[slot]; ok && undoes(f.Op) {
 			e.Well, e.Cause = false, e.Cause+sentence(" What it leaves behind cannot be removed: %s.", f.Message)
 			e.Next, e.NextAt, e.Since = "It is tried again.", f.NotBefore, f.First
 			return e
 		}
 	}
 	return e
+}
+
+// undoes says that op is a step of the way down.
+func undoes(op pod.Op) bool {
+	switch op {
+	case pod.OpStopSandbox, pod.OpRemoveSandbox, pod.OpUnmountVolumes, pod.OpCleanup:
+		return true
+	}
+	return false
 }
 
 // explainExit blames the first container that failed.

@@ -87,7 +87,6 @@ func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
 	}
 	if needsLook(a.Op) {
 		s.Stale[a.Slot] = true
-		delete(s.covered, a.Slot) // the look in flight may have come too early
 	}
 	events := s.foldHook(r, now)
 	if a.Op == pod.OpStartContainer { // each start is preceded by an ensure-image of its own

@@ -31,7 +31,8 @@ type State struct {
 	Unsaved Parts
 	Config  Config
 
-	// covered are the slots that the observation in flight will make fresh.
+	// covered are the slots that the observation in flight will make fresh: those
+	// that were stale when it began. What ends while it runs needs another.
 	covered map[pod.Slot]bool
 }
 

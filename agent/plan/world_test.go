@@ -33,7 +33,9 @@ type world struct {
 	hold     map[string]bool // actions (see key) that do not end by themselves
 	fails    map[string]*planned
 	ids      int
+	seen     *pod.Observed // the answer to the look in flight
 	broken   []string
+	lies     string           // the action that succeeds without effect
 	counts   map[string]int32 // restart counts as last published
 	phase    v1.PodPhase
 	decided  int
@@ -100,6 +102,7 @@ func (w *world) begin(a pod.Action) {
 	w.state.Begin(a)
 	w.flight = append(w.flight, a)
 	if a.Op == pod.OpObserve {
+		w.seen = w.look() // the worst that may happen: the answer is as old as the question
 		return
 	}
 	detail := ""
@@ -129,7 +132,7 @@ func (w *world) finish(i int, err *pod.Error) {
 	case err != nil:
 		r.Err = err
 		w.logf("failed %s: %v", key(a), err.Err)
-	default:
+	case key(a) != w.lies:
 		w.effect(a, &r)
 	}
 	delete(w.canceled, a.Slot)
@@ -159,7 +162,7 @@ func (w *world) create(a pod.Action, s pod.ContainerState) {
 func (w *world) effect(a pod.Action, r *pod.Result) {
 	switch a.Op {
 	case pod.OpObserve:
-		r.Observed = w.look()
+		r.Observed = w.seen
 	case pod.OpMountVolumes:
 		w.mounted = true
 		r.Volumes, r.VolumesVersion = map[string]pod.Volume{}, a.Message
