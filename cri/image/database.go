@@ -60,9 +60,10 @@ func openDatabases(ctx context.Context, root string, log *slog.Logger) (*databas
 		// are, and go when the last of these containers is gone.
 		layersDir = filepath.Join(root, fmt.Sprintf("layers-%d", gen+1))
 	}
+	// A new root has no blobs; a lost database has.
+	_, blobsErr := os.Stat(filepath.Join(root, "content", "blobs"))
 	d, err := openGeneration(ctx, root, layersDir)
-	// Rebuilding when only the file is missing finds what a deleted file forgot.
-	return d, damage != nil || missing, err
+	return d, blobsErr == nil && (damage != nil || missing), err
 }
 
 func openGeneration(ctx context.Context, root, layersDir string) (*databases, error) {

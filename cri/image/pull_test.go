@@ -354,4 +354,3 @@ func TestIndexPicksPlatform(t *testing.T) {
 		t.Errorf("after removal %+v, %v", u, err)
 	}
 }
-

@@ -159,5 +159,6 @@ func openStore(t testing.TB, root string, change ...func(*Config)) *Store {
 			t.Error(err)
 		}
 	})
+	<-s.swept
 	return s
 }

@@ -114,6 +114,9 @@ func (s *Store) collect(ctx context.Context) error {
 // sweep removes, once after a start, what the last process left half-made: in
 // the database, and on disk without a place in the database.
 func (s *Store) sweep(ctx context.Context) {
+	if s.rootfs.Damaged() {
+		return
+	}
 	if err := s.markDirty(ctx); err != nil {
 		s.log.Warn("cannot prepare the first collection", "err", err)
 	}

@@ -62,6 +62,7 @@ type Store struct {
 	ctx   context.Context // ends with Close: the owner of flights and sweep
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
+	swept chan struct{} // closed when the first collection is over
 }
 
 // Open opens the store at cfg.Root, making it if needed. Damaged databases are
@@ -85,7 +86,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := open(namespaces.WithNamespace(ctx, namespace), cfg, lock)
+	s, err := open(quiet(namespaces.WithNamespace(ctx, namespace), cfg.Logger), cfg, lock)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -106,6 +107,7 @@ func open(ctx context.Context, cfg Config, lock *os.File) (*Store, error) {
 		unpacks:   semaphore.NewWeighted(int64(cfg.MaxParallelUnpacks)),
 		imports:   semaphore.NewWeighted(1),
 		flights:   map[string]*flight{}, chains: map[digest.Digest]chan struct{}{},
+		swept: make(chan struct{}),
 	}
 	s.rootfs, err = snapshot.OpenRootfs(ctx, filepath.Join(cfg.Root, "rw"), cfg.Logger)
 	if err != nil {
@@ -116,7 +118,8 @@ func open(ctx context.Context, cfg Config, lock *os.File) (*Store, error) {
 		s.rebuild(ctx)
 	}
 	// Leases are of pulls and imports; none of the last process's can go on.
-	if err := s.dropLeases(ctx); err == nil {
+	err = s.dropLeases(ctx)
+	if err == nil {
 		err = s.refresh(ctx)
 	}
 	if err != nil {
@@ -124,7 +127,10 @@ func open(ctx context.Context, cfg Config, lock *os.File) (*Store, error) {
 		return nil, errors.Join(err, dbs.close())
 	}
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.tasks.Go(func() { s.sweep(s.ctx) })
+	s.tasks.Go(func() {
+		defer close(s.swept)
+		s.sweep(s.ctx)
+	})
 	return s, nil
 }
 
