@@ -305,4 +305,3 @@ func (f *fakeCRI) GetContainerEvents(_ *cri.GetEventsRequest, to grpc.ServerStre
 		}
 	}
 }
-
