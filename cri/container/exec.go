@@ -79,6 +79,8 @@ func (l *limited) ReadFrom(src io.Reader) (int64, error) { return io.Copy(struct
 type session struct {
 	cmd *exec.Cmd
 	dir string // of its files, in the bundle
+	// size is what the terminal begins with; nil if not known.
+	size *specs.Box
 }
 
 func (e *session) pidFile() string { return filepath.Join(e.dir, "pid") }
@@ -95,7 +97,13 @@ func (s *Store) exec(ctx context.Context, id string, args []string, st Streams, 
 	if len(args) == 0 || args[0] == "" {
 		return 0, fmt.Errorf("no command to run: %w", errdefs.ErrInvalidArgument)
 	}
-	e, err := s.prepare(c, args, st.Tty)
+	var size *specs.Box
+	select {
+	case sz := <-st.Resize: // a size that is known already is there from the first instruction
+		size = &specs.Box{Height: uint(sz.Rows), Width: uint(sz.Cols)}
+	default:
+	}
+	e, err := s.prepare(c, args, st.Tty, size)
 	if err != nil {
 		return 0, err
 	}
@@ -119,19 +127,17 @@ func (s *Store) exec(ctx context.Context, id string, args []string, st Streams, 
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		e.kill()
-		<-ended
+		e.kill(ended)
 		return 0, ctx.Err()
 	case <-c.exited: // a shared PID namespace does not end it
-		e.kill()
-		err = <-ended
+		err = e.kill(ended)
 	}
 	return s.result(e, err)
 }
 
 // prepare writes the description of the process: the container's own, with
 // other arguments.
-func (s *Store) prepare(c *container, args []string, tty bool) (*session, error) {
+func (s *Store) prepare(c *container, args []string, tty bool, size *specs.Box) (*session, error) {
 	raw, err := os.ReadFile(filepath.Join(s.bundle(c.id), "config.json"))
 	if err != nil {
 		return nil, fmt.Errorf("reading the specification of container %s: %w", c.id, err)
@@ -142,7 +148,7 @@ func (s *Store) prepare(c *container, args []string, tty bool) (*session, error)
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		return nil, fmt.Errorf("specification of container %s is unreadable: %w", c.id, err)
 	}
-	spec.Process.Args, spec.Process.Terminal = args, tty
+	spec.Process.Args, spec.Process.Terminal, spec.Process.ConsoleSize = args, tty, size
 	if tty && !hasKey(spec.Process.Env, "TERM") {
 		spec.Process.Env = append(spec.Process.Env, "TERM=xterm")
 	}
@@ -154,7 +160,7 @@ func (s *Store) prepare(c *container, args []string, tty bool) (*session, error)
 	if err != nil {
 		return nil, fmt.Errorf("making a directory for an exec: %w", err)
 	}
-	e := &session{dir: dir}
+	e := &session{dir: dir, size: size}
 	failpoint.Hit("cri/container/exec-write")
 	if err := os.WriteFile(filepath.Join(dir, "process.json"), raw, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing the process of an exec: %w", err), os.RemoveAll(dir))

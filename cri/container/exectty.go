@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -58,10 +59,8 @@ func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release
 		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, size)
 		e.resizeInner(size) // crun 1.8 does not carry sizes over
 	}
-	select {
-	case sz := <-st.Resize:
-		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, &unix.Winsize{Row: sz.Rows, Col: sz.Cols})
-	default:
+	if e.size != nil {
+		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(e.size.Height), Col: uint16(e.size.Width)})
 	}
 	if err := s.cfg.Runtime.StartExec(e.cmd); err != nil {
 		master.Close()
@@ -150,9 +149,11 @@ func descendants(pid int) []int {
 	return all
 }
 
-// kill kills the process, what it started, and the runtime that runs it.
-func (e *session) kill() {
-	all := descendants(e.cmd.Process.Pid)
+// kill kills the process and what it started. The runtime that runs it is left
+// to reap it and to end by itself, for a second.
+func (e *session) kill(ended <-chan error) error {
+	own := e.cmd.Process.Pid
+	all := descendants(own)[1:]
 	for _, pid := range all {
 		// Children that have lost their parent are in its group still.
 		if pg, err := unix.Getpgid(pid); err == nil && slices.Contains(all, pg) {
@@ -162,4 +163,13 @@ func (e *session) kill() {
 	for _, pid := range all {
 		unix.Kill(pid, unix.SIGKILL) // gone is success
 	}
+	if len(all) > 0 {
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(time.Second):
+		}
+	}
+	e.cmd.Process.Kill() // gone is success
+	return <-ended
 }
