@@ -48,7 +48,9 @@ func (s *Store) Restore(ctx context.Context) error {
 		}
 	}
 	if len(strays) > 0 {
-		s.wg.Go(func() { s.removeStrays(strays) })
+		own, stop := context.WithCancel(context.WithoutCancel(ctx))
+		s.stop = stop
+		s.wg.Go(func() { s.removeStrays(own, strays) })
 	}
 	return nil
 }
@@ -91,9 +93,9 @@ func (s *Store) restoreOne(e record.Entry[state], pinned []mountns.Kind) *box {
 	return b
 }
 
-func (s *Store) removeStrays(strays []*box) {
+func (s *Store) removeStrays(ctx context.Context, strays []*box) {
 	for _, b := range strays {
-		ctx, cancel := context.WithTimeout(s.ctx, strayTime)
+		ctx, cancel := context.WithTimeout(ctx, strayTime)
 		if err := s.Remove(ctx, b.id); err != nil {
 			s.cfg.Log.Error("remains of a sandbox cannot be removed; the next start tries again", "sandbox", b.id, "err", err)
 		} else {

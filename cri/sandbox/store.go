@@ -53,8 +53,7 @@ type Store struct {
 	cfg   Config
 	dir   *record.Dir[state]
 	names record.Names
-	ctx   context.Context // of the store's own goroutines
-	stop  context.CancelFunc
+	stop  context.CancelFunc // of the removal of strays; nil until Restore
 	wg    sync.WaitGroup
 
 	mu    sync.Mutex
@@ -70,14 +69,14 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.OnChange == nil {
 		cfg.OnChange = func(ID) {}
 	}
-	s := &Store{cfg: cfg, dir: dir, boxes: map[ID]*box{}}
-	s.ctx, s.stop = context.WithCancel(context.Background()) // ended by Close
-	return s, nil
+	return &Store{cfg: cfg, dir: dir, boxes: map[ID]*box{}}, nil
 }
 
 // Close ends the store's goroutines. Sandboxes stay as they are.
 func (s *Store) Close() {
-	s.stop()
+	if s.stop != nil {
+		s.stop()
+	}
 	for _, b := range s.all() {
 		b.mu.Lock()
 		if b.watch != nil {

@@ -28,7 +28,7 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 		return err
 	}
 	chain := NewChain(s.cfg.Log)
-	g := grpc.NewServer(grpc.UnaryInterceptor(chain.Unary), grpc.StreamInterceptor(chain.Stream),
+	g := grpc.NewServer(grpc.UnaryInterceptor(chain.Unary), grpc.ChainStreamInterceptor(until(ctx), chain.Stream),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
 	runtimeapi.RegisterRuntimeServiceServer(g, s)
 	runtimeapi.RegisterImageServiceServer(g, s)
@@ -51,6 +51,24 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 	g.Stop()
 	return fmt.Errorf("serving CRI on %s: %w", path, err)
 }
+
+// until ends streams with the server: an event stream has no end of its own.
+func until(ctx context.Context) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, call grpc.StreamHandler) error {
+		own, cancel := context.WithCancel(stream.Context())
+		defer cancel()
+		defer context.AfterFunc(ctx, cancel)()
+		return call(srv, &endingStream{ServerStream: stream, ctx: own})
+	}
+}
+
+// endingStream is a stream with another context.
+type endingStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (e *endingStream) Context() context.Context { return e.ctx }
 
 // listen makes the socket under another name, so that it never exists with a
 // mode that lets others in.

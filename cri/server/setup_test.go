@@ -68,7 +68,6 @@ type node struct {
 	t      *testing.T
 	dir    string
 	parent string
-	log    bytes.Buffer
 	server *Server
 	socket string
 	boxes  *sandbox.Store

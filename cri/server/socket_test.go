@@ -277,3 +277,25 @@ func TestEventsArrive(t *testing.T) {
 		t.Errorf("the stream ended with %v", err)
 	}
 }
+
+// TestEndsAtOnce ends the server while somebody listens for events over the socket.
+func TestEndsAtOnce(t *testing.T) {
+	n := newNode(t)
+	rt, _ := n.clients()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- rt.GetContainerEvents(t.Context(), make(chan *runtimeapi.ContainerEventResponse, 1), nil)
+	}()
+	eventually(t, "somebody listens", func() bool {
+		n.server.cfg.Events.mu.Lock()
+		defer n.server.cfg.Events.mu.Unlock()
+		return len(n.server.cfg.Events.subs) == 1
+	})
+	begin := time.Now()
+	n.stop()
+	n.work.Wait()
+	if took := time.Since(begin); took > drainTime/2 {
+		t.Errorf("the server took %v to end", took)
+	}
+	<-ended
+}

@@ -37,7 +37,7 @@ type Options struct {
 type Init struct {
 	// PID is its number in the agent's PID namespace.
 	PID int
-	// FD is a pidfd of it that the watcher of a staying program may take over; -1 once taken.
+	// FD is a pidfd of it; after Go with Options.Stay it is the caller's to close.
 	FD int
 
 	opts    Options
@@ -46,7 +46,7 @@ type Init struct {
 	reap    func() error
 }
 
-// binary returns the program as a sealed file without a name, once made.
+// binaryFile holds the program as a sealed file without a name, once made.
 var binaryFile = sync.OnceValues(func() (*os.File, error) {
 	fd, err := unix.MemfdCreate("berth-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -197,6 +197,7 @@ func (i *Init) close() {
 
 // end kills and collects the program.
 func (i *Init) end() error {
+	failpoint.Hit("cri/sandbox/podinit-end")
 	if i.FD >= 0 {
 		_ = unix.PidfdSendSignal(i.FD, unix.SIGKILL, nil, 0) // it may have ended
 		unix.Close(i.FD)
