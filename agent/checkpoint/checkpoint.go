@@ -61,6 +61,9 @@ type Store struct {
 	known   map[pod.UID]*onDisk
 	pending map[pod.UID]*commit
 	corrupt int
+	// generations numbers the writes of all pods: one of an erased pod is never
+	// taken for one of its successor.
+	generations uint64
 }
 
 // onDisk is what Save must compare with.
@@ -205,7 +208,8 @@ func (s *Store) writeNext(uid pod.UID, content []byte, must bool) (<-chan error,
 		c = &commit{}
 		s.pending[uid] = c
 	}
-	c.generation++
+	s.generations++
+	c.generation = s.generations
 	var result chan error
 	if must {
 		result = make(chan error, 1)

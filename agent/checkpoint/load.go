@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"os"
 	"path/filepath"
@@ -61,11 +62,22 @@ func (s *Store) Load() (map[pod.UID]pod.Record, error) {
 		return nil
 	})
 	for uid, r := range records {
-		outcome, _ := json.Marshal(r.Durable.Outcome) // decoded a moment ago
-		termination, _ := json.Marshal(r.Durable.Termination)
-		s.known[uid] = &onDisk{outcome: outcome, termination: termination}
+		s.known[uid] = s.remember(r)
 	}
 	return records, err
+}
+
+// remember tells Save what is on disk, so that taking a pod up writes nothing.
+// What was decoded a moment ago can be encoded.
+func (s *Store) remember(r pod.Record) *onDisk {
+	durable, _ := json.Marshal(r.Durable)
+	boot, _ := json.Marshal(bootFile{BootID: s.config.BootID, Boot: r.Boot})
+	outcome, _ := json.Marshal(r.Durable.Outcome)
+	termination, _ := json.Marshal(r.Durable.Termination)
+	return &onDisk{
+		durable: maphash.Bytes(s.seed, durable), boot: maphash.Bytes(s.seed, boot),
+		outcome: outcome, termination: termination,
+	}
 }
 
 // adoptNext makes every complete UID.next the record: it was written after the
