@@ -1,13 +1,16 @@
 package image
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -154,4 +157,70 @@ func TestVerify(t *testing.T) {
 		t.Errorf("damaged layer: %+v, %v", d, err)
 	}
 	assertFile(t, filepath.Join(mountOne(t, s, "d", img), "dir/a"), strings.Repeat("a", 9000))
+}
+
+// TestImageWithNothingSoundIsForgotten loses a layer both unpacked and packed.
+func TestImageWithNothingSoundIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	b := small(t)
+	img := importOne(t, s, b, "app:1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	truncate(t, filepath.Join(s.cfg.Root, "layers-1/metadata.db"), 5000)
+	overwrite(t, s.dbs.blobPath("sha256", b.layers[0].Digest.Encoded()), 30, 60)
+	s2 := openStore(t, s.cfg.Root)
+	target := filepath.Join(t.TempDir(), "rootfs")
+	if err := s2.MountRootfs(t.Context(), "c", string(img.ID), target, RootfsOptions{}); CodeOf(err) != CodeDamaged || !errdefs.IsDataLoss(err) {
+		t.Errorf("mount of a damaged image: %v", err)
+	}
+	if _, err := s2.Get("app:1"); CodeOf(err) != CodeNotFound {
+		t.Errorf("it is still there, and would not be pulled again: %v", err)
+	}
+	if refs := s2.Rootfs(); len(refs) != 0 {
+		t.Errorf("left over: %+v", refs)
+	}
+}
+
+// BenchmarkOpen opens a store of 50 images.
+func BenchmarkOpen(b *testing.B) {
+	s := newStore(b)
+	for i := range 50 {
+		importOne(b, s, build(b, ocispec.ImageConfig{Cmd: []string{fmt.Sprint(i)}}, layerTar(b, file{name: fmt.Sprint(i)})), fmt.Sprint("app:", i))
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	var took []time.Duration
+	for b.Loop() {
+		t0 := time.Now()
+		s, err := Open(b.Context(), s.cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(t0))
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(median(took), "open-p50-us")
+}
+
+// BenchmarkImport imports an image of one 64 MiB layer of noise, and removes it.
+func BenchmarkImport(b *testing.B) {
+	s := newStore(b)
+	im := build(b, ocispec.ImageConfig{}, layerTar(b, file{name: "big", body: noise(64 << 20)}))
+	archive := im.layout("app:1")
+	b.SetBytes(int64(len(archive)))
+	for b.Loop() {
+		if _, err := s.Import(b.Context(), bytes.NewReader(archive), nil); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := s.Remove(b.Context(), string(im.id())); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
 }

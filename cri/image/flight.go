@@ -33,9 +33,12 @@ func (s *Store) Pull(ctx context.Context, ref string, auth Auth, progress func(P
 	// With other credentials it is another question: sharing the answer would
 	// let one pod use what only another may pull.
 	key := named.String() + " " + auth.fingerprint()
-	f := s.join(key, func(ctx context.Context, f *flight) (Image, error) {
+	f, err := s.join(key, func(ctx context.Context, f *flight) (Image, error) {
 		return s.pull(ctx, named, auth, f.tracker)
 	})
+	if err != nil {
+		return Image{}, failed("pull image", ref, err)
+	}
 	defer s.leave(key, f)
 	report(f.done, ctx, f.tracker, progress)
 	select {
@@ -46,13 +49,16 @@ func (s *Store) Pull(ctx context.Context, ref string, auth Auth, progress func(P
 	}
 }
 
-// join finds the flight under key or starts it.
-func (s *Store) join(key string, run func(context.Context, *flight) (Image, error)) *flight {
+// join finds the flight under key or starts it, unless the store is closing.
+func (s *Store) join(key string, run func(context.Context, *flight) (Image, error)) (*flight, error) {
 	s.flightMu.Lock()
 	defer s.flightMu.Unlock()
+	if s.ctx.Err() != nil {
+		return nil, codef(CodeCanceled, "the image store is closed: %w", context.Canceled)
+	}
 	if f := s.flights[key]; f != nil && f.waiters > 0 {
 		f.waiters++
-		return f
+		return f, nil
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	f := &flight{tracker: newTracker("", s.cfg.StallTimeout), done: make(chan struct{}), cancel: cancel, waiters: 1}
@@ -75,7 +81,7 @@ func (s *Store) join(key string, run func(context.Context, *flight) (Image, erro
 		s.flightMu.Unlock()
 		close(f.done)
 	})
-	return f
+	return f, nil
 }
 
 // leave gives up a flight; the last one out ends it.

@@ -325,8 +325,19 @@ func FuzzImageArchive(f *testing.F) {
 	f.Add(b.layout("app:1")[:2000])
 	f.Add(layerTar(f, file{name: "manifest.json", body: `[{"Config":"c","RepoTags":["a:b"],"Layers":["l","l"]}]`}, file{name: "c", body: "{}"}))
 	f.Add(layerTar(f, file{name: "x", kind: tar.TypeSymlink, link: "x"}))
-	s := newStore(f, func(c *Config) { c.MaxImageSize = 4 << 20 })
+	root := f.TempDir()
+	if dir, err := os.MkdirTemp("/dev/shm", "berth-fuzz-"); err == nil {
+		f.Cleanup(func() { os.RemoveAll(dir) })
+		root = dir
+	}
+	s := openStore(f, root, func(c *Config) { c.MaxImageSize = 4 << 20 })
+	runs := 0
 	f.Fuzz(func(t *testing.T, archive []byte) {
+		if runs++; runs%500 == 0 {
+			if err := s.collect(s.ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
 		err := s.leased(s.ctx, func(ctx context.Context) error {
 			desc, err := s.readArchive(ctx, bytes.NewReader(archive))
 			if err != nil {

@@ -21,21 +21,29 @@ import (
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	names := s.namesToRemove(ref)
-	for _, name := range names {
-		failpoint.Hit("cri/image/remove-name")
-		if err := s.names.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
-			return failed("remove image", ref, err)
-		}
-		failpoint.Hit("cri/image/remove-name-done")
-	}
 	if len(names) == 0 {
 		return nil
+	}
+	if err := s.dropNames(ctx, names); err != nil {
+		return failed("remove image", ref, err)
 	}
 	if err := s.namesChanged(ctx); err != nil {
 		return failed("remove image", ref, err)
 	}
 	if err := s.collect(ctx); err != nil {
 		return failed("free space of removed image", ref, err)
+	}
+	return nil
+}
+
+// dropNames removes records of names; those that are gone are success.
+func (s *Store) dropNames(ctx context.Context, names []string) error {
+	for _, name := range names {
+		failpoint.Hit("cri/image/remove-name")
+		if err := s.names.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove name %s: %w", name, err)
+		}
+		failpoint.Hit("cri/image/remove-name-done")
 	}
 	return nil
 }

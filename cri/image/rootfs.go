@@ -2,7 +2,9 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/berthd/berth/cri/snapshot"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -87,12 +89,18 @@ func (s *Store) dirs(ctx context.Context, e *entry) ([]string, error) {
 
 func (s *Store) unpackAgain(ctx context.Context, e *entry) error {
 	s.log.Warn("layers of an image are missing: unpacking them again", "image", e.ID)
-	return s.leased(ctx, func(ctx context.Context) error {
+	err := s.leased(ctx, func(ctx context.Context) error {
 		if err := s.unpackImage(ctx, e.parsed, newTracker(string(e.ID), s.cfg.StallTimeout), nil); err != nil {
-			return codef(CodeDamaged, "unpack layers again: %w", err)
+			return err
 		}
 		return s.labelConfig(ctx, e.parsed)
 	})
+	if err == nil || codeFor(err) != CodeBadImage && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// Its blobs are damaged as well. Without its names it counts as absent, and is pulled again.
+	err = codef(CodeDamaged, "neither unpacked nor packed layers are sound, the image is forgotten: %w", err)
+	return errors.Join(err, s.dropNames(ctx, e.records), s.namesChanged(ctx))
 }
 
 // UnmountRootfs unmounts target and removes the container's root filesystem;

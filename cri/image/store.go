@@ -137,7 +137,9 @@ func open(ctx context.Context, cfg Config, lock *os.File) (*Store, error) {
 // Close ends pulls and imports under way and releases the root. Containers'
 // root filesystems stay mounted.
 func (s *Store) Close() error {
+	s.flightMu.Lock() // no flight starts after this
 	s.stop()
+	s.flightMu.Unlock()
 	s.tasks.Wait()
 	s.rootfs.Close()
 	return errors.Join(s.dbs.close(), s.lock.Close())

@@ -135,12 +135,8 @@ func (s *Store) dropBlob(ctx context.Context, d digest.Digest, why string) (Dama
 		}
 	}
 	slices.Sort(dmg.Images)
-	for _, n := range names {
-		failpoint.Hit("cri/image/verify-name")
-		if err := s.names.Delete(ctx, n); err != nil && !errdefs.IsNotFound(err) {
-			return dmg, fmt.Errorf("forget image %s: %w", n, err)
-		}
-		failpoint.Hit("cri/image/verify-name-done")
+	if err := s.dropNames(ctx, names); err != nil {
+		return dmg, err
 	}
 	// The file first: the database removes it only with the next collection,
 	// and until then a pull would find it and take it for good.
