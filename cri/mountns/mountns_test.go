@@ -308,3 +308,30 @@ func TestFirstThreadStays(t *testing.T) {
 		t.Errorf("the first thread moved from %d to %d", before, after)
 	}
 }
+
+func TestVolatile(t *testing.T) {
+	needRoot(t)
+	dir := filepath.Join(t.TempDir(), "state")
+	log := slog.New(slog.DiscardHandler)
+	for range 2 {
+		if err := Volatile(dir, log); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Where the temporary directory is in memory already, there is nothing to do.
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		t.Errorf("file system %x, %v", st.Type, err)
+	}
+	n := open(t, filepath.Join(dir, "ns")) // works on top of it
+	run(t, n, "test -d "+dir+"/ns")
+	n.Close()
+	if err := Purge(filepath.Join(dir, "ns")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := PurgeVolatile(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

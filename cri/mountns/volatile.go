@@ -1,0 +1,50 @@
+package mountns
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/berthd/berth/test/failpoint"
+	"golang.org/x/sys/unix"
+)
+
+// Volatile makes sure that dir, the state directory, lies in memory and is
+// forgotten by a reboot: where it does not (a machine whose /run is on disk) a
+// tmpfs is mounted on it. It comes before anything else uses dir. Idempotent:
+// a killed agent's mount is found again. What an earlier boot left below is
+// hidden.
+//
+// Besides being what boot-scoped records mean, this is several times faster:
+// ext4 starts writing back a file's blocks whenever a rename replaces it.
+func Volatile(dir string, log *slog.Logger) error {
+	failpoint.Hit("cri/mountns/volatile")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("looking at the file system of %s: %w", dir, err)
+	}
+	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+		return fmt.Errorf("mounting a tmpfs for state on %s (needs CAP_SYS_ADMIN): %w", dir, err)
+	}
+	failpoint.Hit("cri/mountns/volatile-done")
+	log.Info("the state directory is not in memory: a tmpfs is mounted on it", "path", dir)
+	return nil
+}
+
+// PurgeVolatile undoes Volatile, when nothing below dir is mounted or used any
+// more. Idempotent.
+func PurgeVolatile(dir string) error {
+	failpoint.Hit("cri/mountns/volatile-purge")
+	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmounting the tmpfs for state from %s: %w", dir, err)
+}
