@@ -86,7 +86,9 @@ func (n *node) Erase(uid pod.UID) error {
 	return nil
 }
 
-func newNode() *node { return &node{pods: map[pod.UID]*pod.Observed{}, records: map[pod.UID]pod.Record{}} }
+func newNode() *node {
+	return &node{pods: map[pod.UID]*pod.Observed{}, records: map[pod.UID]pod.Record{}}
+}
 
 func (n *node) dispatcher(t *testing.T, sources ...pod.Source) *Dispatcher {
 	return New(t.Context(), Config{
@@ -134,13 +136,13 @@ func TestUpdate(t *testing.T) {
 		d := n.dispatcher(t, pod.SourceFile, pod.SourceRun)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1"), testPod("b", "b1")})
 		d.Update(pod.SourceRun, []pod.Desired{testPod("c", "c1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1"), testPod("b", "b1")})
 		if n.admits != 3 || len(n.started) != 3 {
 			t.Errorf("admitted %d times, started %v", n.admits, n.started)
 		}
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if phase(t, d, "a1") != v1.PodRunning || phase(t, d, "b1") != "" || phase(t, d, "c1") != v1.PodRunning {
 			t.Errorf("phases %q %q %q", phase(t, d, "a1"), phase(t, d, "b1"), phase(t, d, "c1"))
 		}
@@ -160,7 +162,7 @@ func TestSuccessor(t *testing.T) {
 		n := newNode()
 		d := n.dispatcher(t, pod.SourceFile)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a2")})
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a3")}) // a2 never comes to run
 		if s, ok := d.Get("ns", "a"); !ok || s.UID != "a1" {
@@ -169,7 +171,7 @@ func TestSuccessor(t *testing.T) {
 		if phase(t, d, "a3") != v1.PodPending || phase(t, d, "a2") != "" {
 			t.Errorf("a3 %q a2 %q", phase(t, d, "a3"), phase(t, d, "a2"))
 		}
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if phase(t, d, "a3") != v1.PodRunning || phase(t, d, "a1") != "" || len(n.started) != 2 {
 			t.Errorf("a3 %q a1 %q started %v", phase(t, d, "a3"), phase(t, d, "a1"), n.started)
 		}
@@ -183,10 +185,10 @@ func TestAgain(t *testing.T) {
 		n := newNode()
 		d := n.dispatcher(t, pod.SourceFile)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		d.Update(pod.SourceFile, nil)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if phase(t, d, "a1") != v1.PodRunning || len(n.started) != 2 {
 			t.Errorf("phase %q started %v", phase(t, d, "a1"), n.started)
 		}
@@ -201,7 +203,7 @@ func TestRestore(t *testing.T) {
 		d := n.dispatcher(t, pod.SourceFile, pod.SourceRun)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1"), testPod("b", "b1"), testPod("o", "o1"), testPod("x", "x1")})
 		d.Update(pod.SourceRun, []pod.Desired{testPod("r", "r1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		shutdown(t, d)
 
 		n.started, n.admits = nil, 0
@@ -217,12 +219,12 @@ func TestRestore(t *testing.T) {
 		delete(n.records, "x1")
 		d = n.dispatcher(t, pod.SourceFile, pod.SourceRun)
 		d.Restore(n.records, observed)
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if len(n.pods) != 5 || len(n.started) != 0 {
 			t.Fatalf("after Restore: %d pods, started %v", len(n.pods), n.started)
 		}
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1"), testPod("o", "o1")})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		for uid, want := range map[pod.UID]v1.PodPhase{"a1": v1.PodRunning, "b1": "", "o1": v1.PodRunning, "r1": v1.PodRunning} {
 			if got := phase(t, d, uid); got != want {
 				t.Errorf("%s: phase %q, want %q", uid, got, want)
@@ -232,7 +234,7 @@ func TestRestore(t *testing.T) {
 			t.Error("a pod of unknown source was ended before all sources were heard")
 		}
 		d.Update(pod.SourceRun, nil)
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if len(n.pods) != 2 || len(n.started) != 0 || n.admits != 0 || len(n.records) != 2 {
 			t.Errorf("%d pods, %d records, started %v, admitted %d", len(n.pods), len(n.records), n.started, n.admits)
 		}
@@ -248,7 +250,7 @@ func TestAdmissionAndTerminate(t *testing.T) {
 		full.Pod.Labels = map[string]string{"full": "yes"}
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1")})
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1"), full})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		s, _ := d.Get("ns", "b")
 		if s.Status.Phase != v1.PodFailed || s.Status.Reason != string(pod.OutOfPods) || len(n.started) != 1 {
 			t.Errorf("%+v, started %v", s.Status, n.started)
@@ -256,9 +258,9 @@ func TestAdmissionAndTerminate(t *testing.T) {
 		if !d.Terminate("a1", pod.Termination{Requested: time.Now(), Reason: pod.Evicted, Message: "memory"}) || d.Terminate("none", pod.Termination{}) {
 			t.Error("Terminate tells wrongly whether there is such a pod")
 		}
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		d.Update(pod.SourceFile, []pod.Desired{testPod("a", "a1"), full})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if s, _ := d.Get("ns", "a"); s.Status.Phase != v1.PodFailed || s.Status.Reason != string(pod.Evicted) || len(n.started) != 1 {
 			t.Errorf("%+v, started %v", s.Status, n.started)
 		}
@@ -267,4 +269,10 @@ func TestAdmissionAndTerminate(t *testing.T) {
 		d.Verdict("none", pod.ProbeVerdict{})
 		shutdown(t, d)
 	})
+}
+
+// pause lets d pass, and then whatever is due come to rest.
+func pause(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }

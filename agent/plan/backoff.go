@@ -24,7 +24,17 @@ func (d *decision) restartAt(m *member) time.Time {
 			d.event(true, pod.BackOff, m.name, fmt.Sprintf("Back-off restarting failed container %s in pod %s", m.name, podWithUID(d.pod.Namespace, d.pod.Name, d.pod.UID)))
 		}
 	}
-	return last.FinishedAt.Add(b.Delay)
+	return dueAfter(last, b)
+}
+
+// dueAfter counts the delay from the exit; from when we saw it, if the runtime
+// tells no time or one that is still to come.
+func dueAfter(exited *pod.Container, b pod.Backoff) time.Time {
+	from := exited.FinishedAt
+	if from.IsZero() || from.After(b.Since) {
+		from = b.Since
+	}
+	return from.Add(b.Delay)
 }
 
 func (d *decision) nextBackoff(b pod.Backoff, known bool, exited *pod.Container) pod.Backoff {

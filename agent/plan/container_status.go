@@ -108,7 +108,7 @@ func (d *decision) restartWaits(m *member) *v1.ContainerStateWaiting {
 		return w
 	}
 	b, ok := d.rec.Boot.Backoff[m.name]
-	if ok && b.Instance == m.last.ID && d.Now.Before(m.last.FinishedAt.Add(b.Delay)) {
+	if ok && b.Instance == m.last.ID && d.Now.Before(dueAfter(m.last, b)) {
 		return &v1.ContainerStateWaiting{
 			Reason:  string(pod.CrashLoopBackOff),
 			Message: fmt.Sprintf("back-off %v restarting failed container=%s pod=%s", b.Delay, m.name, podWithUID(d.pod.Namespace, d.pod.Name, d.pod.UID)),

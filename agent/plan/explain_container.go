@@ -62,7 +62,7 @@ func (d *decision) explainCrash(m *member) pod.Explanation {
 	}
 	e.Cause = fmt.Sprintf("Container %s exited with %d (%s), %d starts so far.", m.name, m.last.ExitCode, why, d.rec.Durable.Restarts[m.name])
 	if b, ok := d.rec.Boot.Backoff[m.name]; ok && b.Instance == m.last.ID {
-		e.NextAt = m.last.FinishedAt.Add(b.Delay)
+		e.NextAt = dueAfter(m.last, b)
 	}
 	if m.last.Message != "" {
 		e.Cause += sentence(" It left the message: %s.", m.last.Message)

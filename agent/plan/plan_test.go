@@ -80,6 +80,25 @@ func TestDuplicate(t *testing.T) {
 	}
 }
 
+// TestNoFinishTime: a runtime that tells no time of exit, or a wrong one, makes
+// neither a hot loop nor an endless wait.
+func TestNoFinishTime(t *testing.T) {
+	for _, at := range []time.Time{{}, epoch.Add(1000 * time.Hour)} {
+		w := newWorld(pod.Desired{Pod: parsePod(t, "containers: [{name: app, image: img}]")})
+		w.settle()
+		for range 2 {
+			c := w.running("app")
+			w.exit(c.ID, 1)
+			c.FinishedAt = at
+			w.state.Look = true
+			w.settle()
+		}
+		if want := epoch.Add(10 * time.Second); !w.plan.Wake.Equal(want) {
+			t.Errorf("finished at %v: next start at %v, want %v", at, w.plan.Wake, want)
+		}
+	}
+}
+
 func TestFail(t *testing.T) {
 	for _, c := range []struct {
 		op   pod.Op

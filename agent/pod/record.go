@@ -68,7 +68,7 @@ type Backoff struct {
 	// Instance is the one whose exit set Delay.
 	Instance ContainerID
 	Delay    time.Duration
-	// Since is when Delay was last raised.
+	// Since is when Delay was chosen: when the exit was first seen.
 	Since time.Time
 }
 

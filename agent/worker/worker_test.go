@@ -195,7 +195,7 @@ func TestLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode()
 		w, stop := run(t, n, pod.Record{}, pod.Observed{})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if s := w.Snapshot(); s.Status.Phase != v1.PodRunning || s.Explanation.Well {
 			t.Fatalf("phase %s, %+v", s.Status.Phase, s.Explanation)
 		}
@@ -203,23 +203,23 @@ func TestLife(t *testing.T) {
 			t.Fatalf("probes %+v", n.targets)
 		}
 		w.Verdict(pod.ProbeVerdict{Container: "c0", Kind: pod.Readiness, Verdict: pod.Success})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if s := w.Snapshot(); !s.Explanation.Well {
 			t.Fatalf("not well: %+v", s.Explanation)
 		}
 		before := len(n.snapshots)
-		time.Sleep(24 * time.Hour)
+		pause(24 * time.Hour)
 		if len(n.snapshots) != before {
 			t.Errorf("an idle pod made %d decisions in a day", len(n.snapshots)-before)
 		}
 		n.set(func() { n.exit("c0", 1) })
 		w.Hint()
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if s := w.Snapshot(); s.Status.ContainerStatuses[0].RestartCount != 1 {
 			t.Errorf("restart count %d", s.Status.ContainerStatuses[0].RestartCount)
 		}
 		forget(w)
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if !n.erased || !n.forgotten || len(n.sandboxes) > 0 {
 			t.Errorf("erased=%v probes forgotten=%v sandboxes=%v", n.erased, n.forgotten, n.sandboxes)
 		}
@@ -234,9 +234,9 @@ func TestAdopt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode()
 		w, stop := run(t, n, pod.Record{}, pod.Observed{})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		w.Verdict(pod.ProbeVerdict{Container: "c0", Kind: pod.Readiness, Verdict: pod.Success})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if err := stop(); !errors.Is(err, context.Canceled) {
 			t.Fatalf("Run: %v", err)
 		}
@@ -244,10 +244,10 @@ func TestAdopt(t *testing.T) {
 			t.Fatal("the agent's exit ended the container")
 		}
 		before := w.Snapshot().Status
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		n.done, n.snapshots = nil, nil
 		w, stop = run(t, n, n.saved, pod.Observed{At: time.Now(), Sandboxes: n.sandboxes, Containers: n.containers})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if !slices.Equal(n.done, []string{"mount-volumes"}) {
 			t.Errorf("done after the restart: %v", n.done)
 		}
@@ -257,7 +257,7 @@ func TestAdopt(t *testing.T) {
 			}
 		}
 		forget(w)
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -270,17 +270,17 @@ func TestHungObserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode()
 		w, stop := run(t, n, pod.Record{}, pod.Observed{})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		n.set(func() { n.deaf = true })
 		w.Hint()
-		time.Sleep(time.Second)
+		pause(time.Second)
 		forget(w)
-		time.Sleep(time.Second)
+		pause(time.Second)
 		if n.count(pod.OpStopContainer) != 1 {
 			t.Errorf("stops: %d", n.count(pod.OpStopContainer))
 		}
 		n.set(func() { n.deaf = false })
-		time.Sleep(2 * time.Hour)
+		pause(2 * time.Hour)
 		if !n.erased {
 			t.Error("not done after the runtime came back")
 		}
@@ -294,9 +294,9 @@ func TestShorterGrace(t *testing.T) {
 		n := newNode()
 		n.stubborn = true
 		w, stop := run(t, n, pod.Record{}, pod.Observed{})
-		time.Sleep(time.Second)
+		pause(time.Second)
 		forget(w)
-		time.Sleep(10 * time.Second)
+		pause(10 * time.Second)
 		short := 3 * time.Second
 		w.Desire(pod.Desired{Pod: testPod(), Termination: &pod.Termination{Requested: time.Now(), Grace: &short}})
 		begun := time.Now()
@@ -330,7 +330,7 @@ func TestKilledDuringStart(t *testing.T) {
 			n := newNode()
 			n.block[op] = true
 			w, stop := run(t, n, pod.Record{}, pod.Observed{})
-			time.Sleep(time.Second)
+			pause(time.Second)
 			forget(w)
 			if err := stopped(stop, n); err != nil {
 				t.Errorf("%s: %v", op, err)
@@ -345,7 +345,7 @@ func TestDiskRefuses(t *testing.T) {
 		n := newNode()
 		n.saveErr = errors.New("no space left on device")
 		w, stop := run(t, n, pod.Record{}, pod.Observed{})
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if len(n.done) > 0 {
 			t.Errorf("done without a record: %v", n.done)
 		}
@@ -356,7 +356,7 @@ func TestDiskRefuses(t *testing.T) {
 			t.Errorf("%d events in a minute", len(n.events))
 		}
 		n.set(func() { n.saveErr = nil })
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if s := w.Snapshot().Status; s.Phase != v1.PodRunning {
 			t.Errorf("phase %s", s.Phase)
 		}
@@ -370,12 +370,12 @@ func TestPanicAndTimeout(t *testing.T) {
 		n.panics = pod.OpCreateSandbox
 		n.block[pod.OpMountVolumes] = true
 		w, stop := run(t, n, pod.Record{}, pod.Observed{})
-		time.Sleep(plan.Timeout(pod.Action{Op: pod.OpMountVolumes}) + time.Second/2)
+		pause(plan.Timeout(pod.Action{Op: pod.OpMountVolumes}) + time.Second/2)
 		if e := w.Snapshot().Explanation; e.Reason != pod.FailedMount {
 			t.Errorf("after a timeout: %+v", e)
 		}
 		n.set(func() { n.block = map[pod.Op]bool{} })
-		time.Sleep(time.Minute)
+		pause(time.Minute)
 		if s := w.Snapshot().Status; s.Phase != v1.PodRunning {
 			t.Errorf("phase %s: %+v", s.Phase, w.Snapshot().Explanation)
 		}
@@ -396,4 +396,10 @@ func TestMailbox(t *testing.T) {
 	if d.Termination == nil || !hinted || len(verdicts) != 1 {
 		t.Errorf("%+v %v %v", d, hinted, verdicts)
 	}
+}
+
+// pause lets d pass, and then whatever is due come to rest.
+func pause(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
