@@ -39,7 +39,11 @@ func dueAfter(exited *pod.Container, b pod.Backoff) time.Time {
 
 func (d *decision) nextBackoff(b pod.Backoff, known bool, exited *pod.Container) pod.Backoff {
 	next := pod.Backoff{Instance: exited.ID, Since: d.Now}
-	ran := exited.FinishedAt.Sub(exited.StartedAt)
+	finished := exited.FinishedAt
+	if finished.After(d.Now) {
+		finished = d.Now // a clock was set back
+	}
+	ran := finished.Sub(exited.StartedAt)
 	switch {
 	case !known, !exited.StartedAt.IsZero() && ran > resetAfter:
 	case b.Delay == 0:
