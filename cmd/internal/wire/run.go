@@ -1,0 +1,53 @@
+package wire
+
+import (
+	"context"
+
+	"github.com/berthd/berth/agent/pod"
+	"github.com/berthd/berth/agent/source"
+)
+
+// openSources makes the set of manifests. Its deliveries go to the dispatcher,
+// which exists by the time that it runs.
+func (n *node) openSources() (*source.Set, error) {
+	o := n.o
+	cfg := source.Config{
+		Node: o.NodeName, Root: o.RootDir, Logger: o.Log,
+		Paths:   append(append([]string{}, o.ManifestDirs...), o.ManifestFiles...),
+		Stdin:   o.Stdin,
+		Deliver: func(from pod.Source, pods []pod.Desired) { n.dispatcher.Update(from, pods) },
+		Changed: func(problems []source.Problem) {
+			for _, p := range problems {
+				o.Log.Warn("a manifest has a problem", "problem", p.String())
+			}
+		},
+	}
+	for _, u := range o.ManifestURLs {
+		cfg.URLs = append(cfg.URLs, source.URL{Address: u, Header: o.ManifestHeader})
+	}
+	return source.New(cfg)
+}
+
+// Run runs the agent until ctx ends or a part of it fails. ready is called once
+// the agent's pods can be asked for. Pods go on when Run returns.
+func Run(ctx context.Context, o Options, ready func()) error {
+	n := &node{o: o}
+	defer n.close()
+	if err := n.open(ctx); err != nil {
+		return err
+	}
+	set, err := n.openSources()
+	if err != nil {
+		return err
+	}
+	if err := n.openAgent(ctx, set, Sink{Publish: func(pod.Snapshot) {}, Event: func(u pod.UID, e pod.Event) {
+		n.o.Log.Info("event", "pod", u, "reason", e.Reason, "message", e.Message)
+	}}); err != nil {
+		return err
+	}
+	if err := n.restore(ctx); err != nil {
+		return err
+	}
+	ready()
+	return n.run(ctx, set.Run)
+}
