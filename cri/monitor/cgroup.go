@@ -77,6 +77,7 @@ func (l *leaf) place(pid int) error {
 		dirs = []string{l.dir.Name()}
 	}
 	for _, dir := range dirs {
+		failpoint.Hit("cri/monitor/place")
 		err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 		if err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("moving the monitor to its cgroup: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"github.com/berthd/berth/test/failpoint"
 	"os"
 	"strconv"
 	"strings"
@@ -83,6 +84,7 @@ func (i Identity) Signal(sig unix.Signal) error {
 		return err
 	}
 	defer unix.Close(fd)
+	failpoint.Hit("cri/monitor/signal")
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); errors.Is(err, unix.ESRCH) {
 		return ErrGone
 	} else if err != nil {

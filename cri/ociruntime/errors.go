@@ -74,8 +74,8 @@ type pattern struct {
 }
 
 var patterns = []pattern{
-	{regexp.MustCompile("executable file [`'\"]?([^`'\"]*?)[`'\"]? ?not found"), CommandNotFound, "the command %s is not in the image (or not in its $PATH)"},
 	{regexp.MustCompile(`exec: "?([^":]+)"?: executable file not found`), CommandNotFound, "the command %s is not in the image (or not in its $PATH)"},
+	{regexp.MustCompile("executable file [`'\"]?([^`'\"]*?)[`'\"]? ?not found"), CommandNotFound, "the command %s is not in the image (or not in its $PATH)"},
 	{regexp.MustCompile(`exec: "?([^":]+)"?: (?:stat [^:]+: )?no such file or directory`), CommandNotFound,
 		"the command %s is not in the image, or the interpreter it names is not"},
 	{regexp.MustCompile("open executable: No such file or directory()"), CommandNotFound, "the command is not in the image%.0s"},
