@@ -16,6 +16,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berthd/berth/test/failpoint"
 )
 
 // interfaceName is what a pod's interface is called inside its sandbox.
@@ -89,6 +91,7 @@ func Open(cfg Config) (*Network, error) {
 	}
 	records := attachments{filepath.Join(cfg.Dir, "attachments")}
 	for _, d := range []string{cfg.Dir, records.dir} {
+		failpoint.Hit("cni/mkdir")
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
@@ -346,5 +349,7 @@ func (n *Network) Audit(valid []string) ([]string, error) {
 // Purge removes every attachment, and the default network with its bridge,
 // rules and state. Only for an agent that has no sandbox any more.
 func (n *Network) Purge(ctx context.Context) error {
-	return errors.Join(n.GC(ctx, nil), n.own.remove(), os.RemoveAll(n.cfg.Dir))
+	err := errors.Join(n.GC(ctx, nil), n.own.remove())
+	failpoint.Hit("cni/purge")
+	return errors.Join(err, os.RemoveAll(n.cfg.Dir))
 }

@@ -72,6 +72,7 @@ func New(cfg Config) (*Volumes, error) {
 		cfg.Allocatable = func() v1.ResourceList { return nil }
 	}
 	pods := filepath.Join(cfg.Root, "pods")
+	failpoint.Hit("csi/open")
 	if err := os.MkdirAll(pods, 0o750); err != nil {
 		return nil, local.Classify("", "", fmt.Errorf("make the directory of pods: %w", err))
 	}

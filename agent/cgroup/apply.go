@@ -96,6 +96,7 @@ func makeIn(h hierarchy, dir string, r *cgroups.Resources) error {
 	case h.has("cpuset"): // an empty cpuset takes no process: it is filled from its parent
 		return (&cgroupfs.CpusetGroup{}).ApplyDir(dir, r, -1)
 	}
+	failpoint.Hit("agent/cgroup/make-dirs")
 	return os.MkdirAll(dir, 0o755)
 }
 

@@ -110,6 +110,7 @@ func syncPath(path string) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("agent/checkpoint/sync")
 	err = f.Sync()
 	return errors.Join(err, f.Close())
 }

@@ -2,6 +2,7 @@ package container
 
 import (
 	"fmt"
+	"github.com/berthd/berth/test/failpoint"
 	"io"
 	"os"
 	"slices"
@@ -157,6 +158,7 @@ func (e *session) kill(ended <-chan error) error {
 	for _, pid := range all {
 		// Children that have lost their parent are in its group still.
 		if pg, err := unix.Getpgid(pid); err == nil && slices.Contains(all, pg) {
+			failpoint.Hit("cri/container/exec-kill")
 			unix.Kill(-pg, unix.SIGKILL)
 		}
 	}

@@ -63,6 +63,7 @@ func mkdirBelow(at int, path string, how unix.OpenHow) error {
 		defer unix.Close(fd)
 		at = fd
 	}
+	failpoint.Hit("cri/container/log-mkdir")
 	if err := unix.Mkdirat(at, filepath.Base(path), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}

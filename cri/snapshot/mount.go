@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"github.com/berthd/berth/test/failpoint"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,7 @@ func overlayMount(target string, lower []string, upper, work string, extra []str
 // mount point or is gone is success.
 func unmountAll(target string) error {
 	for {
+		failpoint.Hit("cri/snapshot/unmount")
 		err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EBUSY) {
 			// A stray reader must not keep a container from being removed.

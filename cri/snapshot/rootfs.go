@@ -314,6 +314,7 @@ func (r *Rootfs) emptyTrash(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
+			failpoint.Hit("cri/snapshot/empty-trash")
 			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 				r.log.Warn("cannot remove a root filesystem", "path", e.Name(), "err", err)
 			}

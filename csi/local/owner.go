@@ -2,6 +2,7 @@ package local
 
 import (
 	"fmt"
+	"github.com/berthd/berth/test/failpoint"
 	"io/fs"
 	"os"
 
@@ -33,6 +34,7 @@ func (p Pod) own(dir string, mode uint32, group access) error {
 		return fmt.Errorf("%s is not a directory; remove it", dir)
 	}
 	if grouped && int(st.Gid) != gid {
+		failpoint.Hit("csi/local/own")
 		if err := os.Lchown(dir, -1, gid); err != nil {
 			return err
 		}

@@ -116,6 +116,7 @@ func (w writer) mkdirs(root *os.Root, name, dir string) error {
 }
 
 func (w writer) mkdir(root *os.Root, name string) error {
+	failpoint.Hit("csi/local/writer-mkdir")
 	if err := root.Mkdir(name, 0o700); err != nil {
 		return err
 	}

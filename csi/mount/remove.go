@@ -52,6 +52,7 @@ func (r *removal) remove(parent *os.File, name, where string, depth int) error {
 		return err
 	}
 	path := filepath.Join(where, name)
+	failpoint.Hit("csi/mount/remove-entry")
 	err := unix.Unlinkat(int(parent.Fd()), name, 0)
 	switch {
 	case err == nil || errors.Is(err, unix.ENOENT):
@@ -125,6 +126,7 @@ func (r *removal) moveUp(parent *os.File, name, path string) error {
 	for {
 		r.moved++
 		to := fmt.Sprintf(".berth-deep-%d", r.moved)
+		failpoint.Hit("csi/mount/move-up")
 		err := unix.Renameat2(int(parent.Fd()), name, int(r.top.Fd()), to, unix.RENAME_NOREPLACE)
 		if errors.Is(err, unix.EEXIST) {
 			continue

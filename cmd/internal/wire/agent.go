@@ -24,6 +24,7 @@ import (
 	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/agent/runtime"
 	"github.com/berthd/berth/agent/worker"
+	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/record"
 	"github.com/berthd/berth/cri/server"
 	"github.com/berthd/berth/csi"
@@ -68,6 +69,11 @@ func (n *node) open(ctx context.Context) error {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return fmt.Errorf("make the directory %s: %w", d, err)
 		}
+	}
+	// Where the state directory would be on a disk (no systemd, no tmpfs at /run)
+	// it gets a tmpfs of its own: what is boot-scoped needs no disk.
+	if err := mountns.Volatile(o.StateDir, o.Log); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
 		return fmt.Errorf("make the log directory %s: %w", o.LogDir, err)

@@ -41,7 +41,7 @@ func Purge(ctx context.Context, o Options) error {
 	errs := e.purge(ctx)
 	errs = append(errs, purgeVolumes(ctx, o), e.network.Purge(ctx))
 	e.close()
-	errs = append(errs, purgeCgroups(ctx, o, systemd), mountns.Purge(filepath.Join(o.StateDir, "ns")))
+	errs = append(errs, purgeCgroups(ctx, o, systemd), mountns.Purge(filepath.Join(o.StateDir, "ns")), mountns.PurgeVolatile(o.StateDir))
 	for _, d := range []string{o.StateDir, o.RootDir} {
 		errs = append(errs, removeDir(d))
 	}
