@@ -1,9 +1,11 @@
-// Package server owns the HTTP API of the agent, served on a unix socket that
-// only root may use. It shows what the agent knows (pods, events, problems,
-// images) and passes on what is asked of it (apply, stop, logs, exec, pulls); it
-// keeps no state and decides nothing about pods.
+// Package server owns the agent's HTTP API on a unix socket that only root may
+// use: file mode 0600, and the kernel is asked who each peer is.
 //
-// Pods, events and errors are Kubernetes' own types; logs, exec, attach and
-// port-forward are asked for as the kubelet's are. What answers a request piece
-// by piece is one JSON object a line, each flushed at once.
+// Where the kubelet has a path for something, the path is the kubelet's
+// (/pods, /containerLogs, /exec, /attach, /portForward, /healthz); the rest is
+// below /berth/v1. Answers are JSON, streams are lines of JSON, errors are
+// Kubernetes Status objects.
+//
+// The package shows and passes on; it holds no state of its own. Secrets are
+// never part of an answer.
 package server
