@@ -20,6 +20,8 @@ type Snapshot struct {
 	InFlight []Action
 	// Explanation says in plain words where the pod stands.
 	Explanation Explanation
+	// Gone says that nothing of the pod is left on this node: it is the worker's last snapshot.
+	Gone bool
 }
 
 // Explanation answers "why is my pod not running": the one cause that holds the
