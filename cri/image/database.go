@@ -68,7 +68,13 @@ func openDatabases(ctx context.Context, root string, log *slog.Logger) (*databas
 
 func openGeneration(ctx context.Context, root, layersDir string) (*databases, error) {
 	d := &databases{root: root, generation: layersDir}
-	var err error
+	// Downloads of an earlier process: their leases are dropped, and some may
+	// be known to no database.
+	failpoint.Hit("cri/image/drop-ingests")
+	err := os.RemoveAll(filepath.Join(root, "content", "ingest"))
+	if err != nil {
+		return nil, fmt.Errorf("remove unfinished downloads: %w", err)
+	}
 	if d.blobs, err = local.NewStore(filepath.Join(root, "content")); err != nil {
 		return nil, fmt.Errorf("open content store: %w", err)
 	}

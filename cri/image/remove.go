@@ -1,17 +1,19 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/berthd/berth/test/failpoint"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Remove removes the name ref; the last name takes the image with it. An ID (or
@@ -135,19 +137,11 @@ func (s *Store) sweep(ctx context.Context) {
 		return
 	}
 	s.removeOldGenerations()
-	probes, err := filepath.Glob(filepath.Join(s.cfg.Root, "rw", "probe-*"))
-	if err != nil {
-		return
-	}
-	for _, p := range probes {
-		if err := os.RemoveAll(p); err != nil {
-			s.log.Warn("cannot remove a left-over", "path", p, "err", err)
-		}
-	}
 }
 
 // markDirty makes the next collection compare both stores with the disk: it
-// does so for stores that something was removed from.
+// does so for stores that something is removed from. A kill between a file's
+// rename and the database's commit leaves what only that comparison finds.
 func (s *Store) markDirty(ctx context.Context) error {
 	const key = unpackPrefix + "sweep"
 	if _, err := s.layers.Prepare(ctx, key, ""); err != nil && !errdefs.IsAlreadyExists(err) {
@@ -156,13 +150,10 @@ func (s *Store) markDirty(ctx context.Context) error {
 	if err := s.layers.Remove(ctx, key); err != nil {
 		return err
 	}
-	// Also finds layers whose database entry another database replaced.
-	return s.layers.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
-		if i.Kind != snapshots.KindCommitted {
-			s.log.Info("a layer was left half unpacked and is removed", "key", i.Name)
-		}
-		return nil
-	})
+	// Held by no lease, it is the first thing to be collected.
+	body := []byte("for the first collection after a start")
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(body), Size: int64(len(body))}
+	return content.WriteBlob(ctx, s.content, key, bytes.NewReader(body), desc)
 }
 
 // removeOldGenerations removes layers of replaced databases that no container stands on.
@@ -187,6 +178,7 @@ func (s *Store) removeOldGenerations() {
 		if used[d] {
 			continue
 		}
+		failpoint.Hit("cri/image/remove-generation")
 		if err := os.RemoveAll(d); err != nil {
 			s.log.Warn("cannot remove old layers", "path", d, "err", err)
 		}

@@ -3,11 +3,11 @@ package snapshot
 import (
 	"errors"
 	"fmt"
-	"github.com/berthd/berth/test/failpoint"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
@@ -49,20 +49,23 @@ func unmountAll(target string) error {
 // writable part of a container does not outlive a boot, so syncing it, which
 // every unmount otherwise does, is waste.
 func probeVolatile(root string) bool {
-	dir, err := os.MkdirTemp(root, "probe-")
-	if err != nil {
-		return false
-	}
-	defer os.RemoveAll(dir)
+	// One name, so that a killed probe's mount is found by the next.
+	dir := filepath.Join(root, probeDir)
 	paths := map[string]string{}
 	for _, d := range []string{"lower", "upper", "work", "target"} {
 		paths[d] = filepath.Join(dir, d)
-		if err := os.Mkdir(paths[d], 0o755); err != nil {
+	}
+	if unmountAll(paths["target"]) != nil || os.RemoveAll(dir) != nil {
+		return false
+	}
+	defer os.RemoveAll(dir)
+	for _, path := range paths {
+		if err := os.MkdirAll(path, 0o755); err != nil {
 			return false
 		}
 	}
-	if err := overlayMount(paths["target"], []string{paths["lower"]}, paths["upper"], paths["work"], []string{"volatile"}); err != nil {
-		return false
-	}
-	return unmountAll(paths["target"]) == nil
+	failpoint.Hit("cri/snapshot/probe-mount")
+	err := overlayMount(paths["target"], []string{paths["lower"]}, paths["upper"], paths["work"], []string{"volatile"})
+	failpoint.Hit("cri/snapshot/probe-mount-done")
+	return err == nil && unmountAll(paths["target"]) == nil
 }

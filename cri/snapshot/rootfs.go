@@ -67,6 +67,7 @@ var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 const (
 	trashDir = ".trash"
 	emptyDir = ".empty"
+	probeDir = ".probe"
 )
 
 // OpenRootfs opens dir, creating it if needed. What an earlier boot or a
@@ -113,7 +114,7 @@ func (r *Rootfs) load() error {
 	}
 	for _, e := range entries {
 		id := e.Name()
-		if id == trashDir || id == emptyDir {
+		if id == trashDir || id == emptyDir || id == probeDir {
 			continue
 		}
 		ref, err := r.readRef(id)
