@@ -43,7 +43,8 @@ func setProtections(spec *specs.Spec, in Input, _ *notes) error {
 // nothing; a profile asked for by name and not enforceable is an error.
 func apparmor(sec *runtimeapi.LinuxContainerSecurityContext, host Host) (string, error) {
 	kind, name := runtimeapi.SecurityProfile_RuntimeDefault, ""
-	switch p, old := sec.GetApparmor(), sec.GetApparmorProfile(); { //nolint:staticcheck // older clients send only the deprecated field
+	//lint:ignore SA1019 older clients send only the deprecated field
+	switch p, old := sec.GetApparmor(), sec.GetApparmorProfile(); {
 	case p != nil:
 		kind, name = p.GetProfileType(), p.GetLocalhostRef()
 	case old == "" || old == "runtime/default":
