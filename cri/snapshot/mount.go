@@ -64,8 +64,6 @@ func probeVolatile(root string) bool {
 			return false
 		}
 	}
-	failpoint.Hit("cri/snapshot/probe-mount")
 	err := overlayMount(paths["target"], []string{paths["lower"]}, paths["upper"], paths["work"], []string{"volatile"})
-	failpoint.Hit("cri/snapshot/probe-mount-done")
 	return err == nil && unmountAll(paths["target"]) == nil
 }
