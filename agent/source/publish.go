@@ -38,7 +38,7 @@ func (s *Set) publish() {
 	}
 	sortProblems(m.problems)
 	old := s.view.Load()
-	s.view.Store(&view{objects: m.objects, problems: m.problems})
+	s.view.Store(&view{objects: m.objects, files: m.first, problems: m.problems})
 	if s.cfg.Changed != nil && !slices.Equal(old.problems, m.problems) {
 		s.cfg.Changed(slices.Clone(m.problems))
 	}

@@ -83,6 +83,7 @@ type content struct {
 // view is what readers see. It is immutable.
 type view struct {
 	objects  map[Ref]*entry
+	files    map[Ref]string
 	problems []Problem
 }
 
@@ -287,6 +288,10 @@ func (s *Set) readStdin(ctx context.Context, o *origin) {
 
 // Problems returns what is wrong with the manifests now, sorted by file and line.
 func (s *Set) Problems() []Problem { return slices.Clone(s.view.Load().problems) }
+
+// FileOf returns the file or address that gives an object, "run" for one that
+// was applied, "" if there is none.
+func (s *Set) FileOf(r Ref) string { return s.view.Load().files[r] }
 
 // ConfigMap returns a ConfigMap of this node. It is immutable.
 func (s *Set) ConfigMap(namespace, name string) (*v1.ConfigMap, bool) {

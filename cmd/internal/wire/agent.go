@@ -39,10 +39,11 @@ type node struct {
 	o       Options
 	systemd bool
 
-	embedded *embedded      // nil with an external runtime
-	cri      runtime.CRI    // the embedded server in-process, or the external one
-	server   *server.Server // nil with an external runtime
-	conn     *grpc.ClientConn
+	embedded  *embedded      // nil with an external runtime
+	cri       runtime.CRI    // the embedded server in-process, or the external one
+	server    *server.Server // nil with an external runtime
+	inProcess *server.InProcess
+	conn      *grpc.ClientConn
 
 	cgroups    *cgroup.Tree
 	volumes    *csi.Volumes
@@ -126,7 +127,8 @@ func (n *node) openRuntime(ctx context.Context) (err error) {
 	if n.server, err = n.embedded.serveCRI(n.o, n.systemd, n.embedded.streaming); err != nil {
 		return err
 	}
-	n.cri = server.NewInProcess(n.server)
+	n.inProcess = server.NewInProcess(n.server)
+	n.cri = n.inProcess
 	return nil
 }
 
@@ -159,7 +161,7 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 		Logger: o.Log,
 	})
 	n.dispatcher = dispatch.New(ctx, dispatch.Config{
-		Sources: []pod.Source{pod.SourceFile, pod.SourceHTTP, pod.SourceRun}, Admit: func(pod.Desired, []pod.Snapshot) *pod.Rejection { return nil },
+		Sources: []pod.Source{pod.SourceFile, pod.SourceHTTP, pod.SourceRun}, Admit: n.admit,
 		Worker: worker.Deps{
 			Runtime: podRuntime{n.runtime}, Probes: &podProbes{Prober: n.prober, set: map[pod.UID]int{}}, Records: n.records,
 			Publish: sink.Publish, Events: sink.Event, Log: o.Log,

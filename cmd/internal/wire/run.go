@@ -2,9 +2,12 @@ package wire
 
 import (
 	"context"
+	goruntime "runtime"
 
+	"github.com/berthd/berth/agent/admission"
 	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/agent/source"
+	"github.com/berthd/berth/agent/status"
 )
 
 // openSources makes the set of manifests. Its deliveries go to the dispatcher,
@@ -28,6 +31,14 @@ func (n *node) openSources() (*source.Set, error) {
 	return source.New(cfg)
 }
 
+// admit says why a pod may not run here beside the others, nil if it may.
+func (n *node) admit(d pod.Desired, others []pod.Snapshot) *pod.Rejection {
+	return admission.Admit(d, others, admission.Node{
+		Name: n.o.NodeName, Allocatable: n.capacity,
+		Labels: map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": goruntime.GOARCH, "kubernetes.io/hostname": n.o.NodeName},
+	})
+}
+
 // Run runs the agent until ctx ends or a part of it fails. ready is called once
 // the agent's pods can be asked for. Pods go on when Run returns.
 func Run(ctx context.Context, o Options, ready func()) error {
@@ -40,14 +51,16 @@ func Run(ctx context.Context, o Options, ready func()) error {
 	if err != nil {
 		return err
 	}
-	if err := n.openAgent(ctx, set, Sink{Publish: func(pod.Snapshot) {}, Event: func(u pod.UID, e pod.Event) {
-		n.o.Log.Info("event", "pod", u, "reason", e.Reason, "message", e.Message)
-	}}); err != nil {
+	store := status.New(n.o.NodeName)
+	if err := n.openAgent(ctx, set, Sink{Publish: store.Set, Event: store.Event}); err != nil {
 		return err
 	}
 	if err := n.restore(ctx); err != nil {
 		return err
 	}
-	ready()
-	return n.run(ctx, set.Run)
+	api := n.serveAPI(set, store)
+	return n.run(ctx, set.Run, n.rotateLogs, func(ctx context.Context) error {
+		go ready()
+		return api.Serve(ctx, n.o.Socket)
+	})
 }
