@@ -39,6 +39,10 @@ type CreateRequest struct {
 // A fault of the container itself that only the runtime can find (its command
 // is missing) does not fail Create: Start tells it.
 func (s *Store) Create(ctx context.Context, req CreateRequest) (string, error) {
+	if sig := ParseSignal(req.ImageConfig.StopSignal); sig != 0 && req.Config.GetStopSignal() == runtimeapi.Signal_RUNTIME_DEFAULT {
+		req.Config = proto.CloneOf(req.Config)
+		req.Config.StopSignal = sig
+	}
 	id := record.NewID()
 	if err := s.names.Reserve(name(req.Pod.GetMetadata(), req.Config.GetMetadata()), id); err != nil {
 		return "", err

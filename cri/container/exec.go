@@ -75,6 +75,9 @@ func (l *limited) Write(p []byte) (int, error) {
 // ReadFrom hides the embedded Buffer's, which has no limit.
 func (l *limited) ReadFrom(src io.Reader) (int64, error) { return io.Copy(struct{ io.Writer }{l}, src) }
 
+// execPattern names the directories of sessions.
+const execPattern = "exec-*"
+
 // session is one process beside a container's own.
 type session struct {
 	cmd *exec.Cmd
@@ -156,7 +159,7 @@ func (s *Store) prepare(c *container, args []string, tty bool, size *specs.Box) 
 		return nil, fmt.Errorf("encoding a process: %w", err)
 	}
 	failpoint.Hit("cri/container/exec-mkdir")
-	dir, err := os.MkdirTemp(s.bundle(c.id), "exec-")
+	dir, err := os.MkdirTemp(s.bundle(c.id), execPattern)
 	if err != nil {
 		return nil, fmt.Errorf("making a directory for an exec: %w", err)
 	}

@@ -3,13 +3,11 @@ package container
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/berthd/berth/cri/monitor"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -82,8 +80,11 @@ func TestStop(t *testing.T) {
 			t.Errorf("deaf: %d after %v", st.ExitCode, time.Since(began))
 		}
 		quit := n.config("sh", "-c", "trap 'exit 3' QUIT; echo ready; while :; do sleep 0.05; done")
-		quit.StopSignal = ParseSignal("QUIT")
-		id := n.start(quit)
+		req := n.request(quit)
+		req.ImageConfig.StopSignal = "SIGQUIT"
+		id, err := n.store.Create(t.Context(), req)
+		must(t, err)
+		must(t, n.store.Start(t.Context(), id))
 		n.eventually("trap set", func() bool { return strings.Contains(n.logOf(id), "ready") })
 		for range 2 {
 			if err := n.store.Stop(t.Context(), id, 10*time.Second); err != nil {
@@ -211,83 +212,6 @@ func TestCreateErrorsLeaveNothing(t *testing.T) {
 	}
 }
 
-func TestMonitorKilled(t *testing.T) {
-	each(t, func(t *testing.T, n *node) {
-		id := n.start(n.config("sleep", "1000"))
-		c, _ := n.store.get(id)
-		rec, _ := c.snapshot()
-		if err := rec.Monitor.Signal(unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		st := n.exited(id)
-		if st.ExitCode != 137 || st.Reason != "Error" || !strings.Contains(st.Message, "monitor (conmon) was killed") {
-			t.Errorf("status %d %s %q", st.ExitCode, st.Reason, st.Message)
-		}
-		if rec.Init.Alive() {
-			t.Error("the container still runs")
-		}
-	})
-}
-
-func TestMonitorAndContainerKilledWhileDown(t *testing.T) {
-	n := newNode(t, "crun")
-	id := n.start(n.config("sleep", "1000"))
-	c, _ := n.store.get(id)
-	rec, _ := c.snapshot()
-	n.down()
-	rec.Monitor.Signal(unix.SIGKILL)
-	rec.Init.Signal(unix.SIGKILL)
-	waitGone(rec.Init, time.Second)
-	n.up()
-	if st := n.exited(id); st.ExitCode != 137 || st.Reason != "ContainerStatusUnknown" {
-		t.Errorf("status %d %s %q", st.ExitCode, st.Reason, st.Message)
-	}
-}
-
-func TestRestart(t *testing.T) {
-	each(t, func(t *testing.T, n *node) {
-		stays := n.start(n.config("sh", "-c", "echo before; sleep 1000"))
-		ends := n.start(n.config("sh", "-c", "sleep 0.4; echo bye; exit 4"))
-		created := n.create(n.config("sh", "-c", "exit 5"))
-		before, _ := n.store.Facts(stays)
-		n.down()
-		time.Sleep(700 * time.Millisecond)
-		n.up()
-		if st := n.status(ends); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 4 {
-			t.Errorf("exited meanwhile: %v %d", st.State, st.ExitCode)
-		}
-		after, err := n.store.Facts(stays)
-		if err != nil || after != before || !after.Running {
-			t.Errorf("adopted: %+v %v, want %+v", after, err, before)
-		}
-		if err := n.store.Start(t.Context(), created); err != nil {
-			t.Error(err)
-		}
-		if st := n.exited(created); st.ExitCode != 5 {
-			t.Errorf("started after restart: %d", st.ExitCode)
-		}
-		if _, err := n.store.Create(t.Context(), n.request(func() *runtimeapi.ContainerConfig {
-			_, cfg := mustGet(n, stays).snapshot()
-			return cfg
-		}())); !errdefs.IsAlreadyExists(err) {
-			t.Errorf("name after restart: %v", err)
-		}
-		unix.Kill(after.PID, unix.SIGKILL)
-		if st := n.exited(stays); st.ExitCode != 137 {
-			t.Errorf("adopted and killed: %d", st.ExitCode)
-		}
-	})
-}
-
-func mustGet(n *node, id string) *container {
-	n.t.Helper()
-	c, err := n.store.get(id)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return c
-}
-
 func TestReopenLog(t *testing.T) {
 	n := newNode(t, "crun")
 	id := n.start(n.config("sh", "-c", "while :; do echo x; sleep 0.02; done"))
@@ -352,73 +276,6 @@ func TestRemoveRunningAndTwice(t *testing.T) {
 			t.Errorf("status: %v", err)
 		}
 	})
-}
-
-// Each prefix of a creation is what a kill there leaves; Restore removes it.
-func TestHalfMadeIsRemoved(t *testing.T) {
-	n := newNode(t, "crun")
-	prefixes := map[string]func(id string){
-		"directory only": func(id string) { os.Mkdir(n.store.records.Path(id), 0o700) },
-		"record":         func(id string) { must(t, n.store.records.Write(id, Record{SandboxID: "s"})) },
-		"rootfs mounted": func(id string) {
-			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
-			must(t, os.Mkdir(n.store.rootfs(id), 0o700))
-			must(t, n.rootfs.MountRootfs(t.Context(), id, "", n.store.rootfs(id)))
-		},
-		"monitor started": func(id string) {
-			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
-			cmd := exec.Command("sleep", "1000") // stands for a conmon that waits
-			must(t, cmd.Start())
-			t.Cleanup(func() { cmd.Wait() })
-			who, err := monitor.Identify(cmd.Process.Pid)
-			must(t, err)
-			must(t, n.store.records.Write(id, Record{SandboxID: "s", Monitor: who, CgroupsPath: n.parent + "/" + id}))
-		},
-		"corrupt": func(id string) {
-			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
-			must(t, os.WriteFile(filepath.Join(n.store.records.Path(id), "record.json"), []byte("{"), 0o600))
-		},
-	}
-	i := 0
-	for name, make := range prefixes {
-		i++
-		t.Run(name, func(t *testing.T) {
-			id := "half" + strings.Repeat("0", i)
-			make(id)
-			n.restart()
-			if _, err := os.Stat(n.store.records.Path(id)); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("left: %v\n%s", err, n.log)
-			}
-		})
-	}
-}
-
-// A creation that is complete but for the last record is undone too: nobody
-// has been told of it.
-func TestUntoldContainerIsRemoved(t *testing.T) {
-	each(t, func(t *testing.T, n *node) {
-		id := n.create(n.config("sleep", "1000"))
-		c := mustGet(n, id)
-		rec, _ := c.snapshot()
-		rec.Complete, rec.Init = false, monitor.Identity{}
-		n.down()
-		pid := c.rec.Init
-		must(t, n.store.records.Write(id, rec))
-		n.up()
-		if pid.Alive() {
-			t.Error("its process still runs")
-		}
-		if _, err := os.Stat(n.store.records.Path(id)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("left: %v", err)
-		}
-	})
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func BenchmarkCreateStart(b *testing.B) {

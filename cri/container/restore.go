@@ -3,9 +3,16 @@ package container
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/record"
+	"github.com/berthd/berth/test/failpoint"
+	"golang.org/x/sys/unix"
 )
 
 // Restore takes over what an earlier agent left: running containers are
@@ -21,6 +28,11 @@ func (s *Store) Restore(ctx context.Context) error {
 	for _, e := range entries {
 		s.restore(ctx, e)
 	}
+	s.cfg.Monitor.SweepExits(func(id string) bool {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		return s.containers[id] != nil
+	})
 	return nil
 }
 
@@ -47,11 +59,40 @@ func (s *Store) restore(ctx context.Context, e record.Entry[Record]) {
 	if rec.Exit != nil {
 		return
 	}
+	s.endExecs(c, rec)
 	s.learnStart(ctx, c, rec)
 	if err := s.cfg.Monitor.Adopt(c.id, rec.Monitor); err != nil && !errors.Is(err, monitor.ErrGone) {
 		s.cfg.Log.Error("monitor cannot be watched; exits are still seen by their files", "container", c.id, "err", err)
 	}
 	s.look(c)
+}
+
+// endExecs kills what clients of an earlier agent had running in the container:
+// they have left with that agent.
+func (s *Store) endExecs(c *container, rec Record) {
+	dirs, _ := filepath.Glob(filepath.Join(s.bundle(c.id), execPattern))
+	if len(dirs) == 0 {
+		return
+	}
+	var inside []int
+	if cgroups := cgroupDirs(s.cfg.Host, rec.CgroupsPath); len(cgroups) > 0 {
+		inside, _ = members(cgroups[0])
+	}
+	for _, dir := range dirs {
+		b, _ := os.ReadFile(filepath.Join(dir, "pid"))
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		// In the container's cgroup the number cannot mean a process of anybody else.
+		if err == nil && pid != rec.Init.PID && slices.Contains(inside, pid) {
+			failpoint.Hit("cri/container/kill-exec")
+			for _, p := range descendants(pid) {
+				unix.Kill(p, unix.SIGKILL) // gone is success
+			}
+		}
+		failpoint.Hit("cri/container/remove-exec")
+		if err := os.RemoveAll(dir); err != nil {
+			s.cfg.Log.Warn("files of an exec stay until the container is removed", "dir", dir, "err", err)
+		}
+	}
 }
 
 // newStray stands for a container of which nothing is known but its ID.

@@ -38,7 +38,7 @@ func (s *Store) Start(ctx context.Context, id string) error {
 	}); err != nil {
 		return err
 	}
-	if err := s.cfg.Runtime.Start(ctx, c.id); err != nil && !s.startedAfterAll(c, err) {
+	if err := s.cfg.Runtime.Start(ctx, c.id); err != nil && !s.startedAfterAll(ctx, c, err) {
 		return s.startFailed(c, err)
 	}
 	// It may have exited already: then Exit is on record, or soon will be.
@@ -53,12 +53,12 @@ func (s *Store) Start(ctx context.Context, id string) error {
 }
 
 // startedAfterAll asks, when a call has been given up, whether it did its work.
-func (s *Store) startedAfterAll(c *container, err error) bool {
+func (s *Store) startedAfterAll(ctx context.Context, c *container, err error) bool {
 	var rt *ociruntime.Error
 	if !errors.As(err, &rt) || rt.Kind != ociruntime.Timeout {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // the caller's is over
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // the caller's is over
 	defer cancel()
 	st, err := s.cfg.Runtime.State(ctx, c.id)
 	return err == nil && st.Status == "running"

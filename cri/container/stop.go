@@ -105,7 +105,7 @@ func (s *Store) endAll(c *container) {
 	}
 }
 
-// stopSignal is what CRI asks for, else SIGTERM. cri/server puts an image's
+// stopSignal is what CRI asks for, else SIGTERM. Create has put an image's
 // STOPSIGNAL there.
 func stopSignal(cfg *runtimeapi.ContainerConfig) unix.Signal {
 	switch sig := cfg.GetStopSignal(); sig {

@@ -288,3 +288,23 @@ func (m *Monitor) RemoveExit(id string) error {
 	}
 	return nil
 }
+
+// SweepExits removes what has been left in the directory of exit files by
+// containers that are not known: conmon's temporary files among them, which it
+// leaves if it is killed while it writes.
+func (m *Monitor) SweepExits(known func(id string) bool) {
+	entries, err := os.ReadDir(m.cfg.ExitDir)
+	if err != nil {
+		m.cfg.Log.Warn("stray exit files are not looked for", "err", err)
+	}
+	for _, e := range entries {
+		id, _, _ := strings.Cut(e.Name(), ".")
+		if known(id) {
+			continue
+		}
+		failpoint.Hit("cri/monitor/sweep-exit")
+		if err := os.Remove(filepath.Join(m.cfg.ExitDir, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			m.cfg.Log.Warn("stray exit file stays", "file", e.Name(), "err", err)
+		}
+	}
+}
