@@ -65,8 +65,11 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// errTorn is a record that could not be read and has been renamed aside.
+var errTorn = errors.New("the attachment's record was unreadable and has been set aside")
+
 // read returns the record of a sandbox, nil if there is none. An unreadable one
-// is renamed aside and counts as none: GC finds what it stood for.
+// is renamed aside, and errTorn returned once.
 func (a attachments) read(sandbox string) (*attachment, error) {
 	body, err := os.ReadFile(a.path(sandbox))
 	if errors.Is(err, os.ErrNotExist) {
@@ -79,7 +82,10 @@ func (a attachments) read(sandbox string) (*attachment, error) {
 	if err := json.Unmarshal(body, x); err != nil || x.Request.SandboxID != sandbox {
 		aside := fmt.Sprintf("%s.corrupt-%d", a.path(sandbox), time.Now().Unix())
 		failpoint.Hit("cni/record-quarantine")
-		return nil, errors.Join(os.Rename(a.path(sandbox), aside))
+		if err := os.Rename(a.path(sandbox), aside); err != nil {
+			return nil, err
+		}
+		return nil, errTorn
 	}
 	return x, nil
 }

@@ -141,6 +141,9 @@ func TestNoAddressLeft(t *testing.T) {
 	if CodeOf(err) != Exhausted || !strings.Contains(err.Error(), "no address left") {
 		t.Errorf("got %v", err)
 	}
+	if !strings.Contains(err.Error(), "in subnet 10.213.77.0/30: 1 in use, by 1 pods (default/one)") {
+		t.Errorf("it does not say who has them: %v", err)
+	}
 	if err := n.Delete(t.Context(), late); err != nil {
 		t.Error(err)
 	}

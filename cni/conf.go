@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,9 @@ type network struct {
 	list  *libcni.NetworkConfigList
 	path  string
 	owned bool // Berth's own default network
+	// plain, of the default network, is the list without portmap, for the many
+	// sandboxes without a host port: one program less to run, twice.
+	plain *libcni.NetworkConfigList
 }
 
 // load returns the first valid configuration of dirs in sorted order, as every
@@ -68,14 +72,9 @@ func parse(path string) (*libcni.NetworkConfigList, error) {
 		return nil, fmt.Errorf("larger than %d bytes", confLimit)
 	}
 	if !strings.HasSuffix(path, ".conflist") {
-		c, err := libcni.ConfFromBytes(body)
-		if err != nil {
+		if body, err = asList(body); err != nil {
 			return nil, err
 		}
-		if c.Network.Type == "" {
-			return nil, fmt.Errorf("no plugin type; a list of plugins belongs into a .conflist file")
-		}
-		return libcni.ConfListFromConf(c)
 	}
 	list, err := libcni.ConfListFromBytes(body)
 	if err != nil {
@@ -85,4 +84,21 @@ func parse(path string) (*libcni.NetworkConfigList, error) {
 		return nil, fmt.Errorf("the list names no plugin")
 	}
 	return list, nil
+}
+
+// asList wraps the configuration of a single plugin, which older networks still
+// install, into a list of one.
+func asList(body []byte) ([]byte, error) {
+	var c struct {
+		CNIVersion string `json:"cniVersion"`
+		Name       string `json:"name"`
+		Type       string `json:"type"`
+	}
+	if err := json.Unmarshal(body, &c); err != nil {
+		return nil, err
+	}
+	if c.Type == "" {
+		return nil, fmt.Errorf("no plugin type; a list of plugins belongs into a .conflist file")
+	}
+	return json.Marshal(map[string]any{"cniVersion": c.CNIVersion, "name": c.Name, "plugins": []json.RawMessage{body}})
 }

@@ -194,7 +194,7 @@ func (o *ownNetwork) remove() error {
 			return fmt.Errorf("delete the bridge %s: %w", c.Bridge, err)
 		}
 	}
-	return restoreSysctls(c.Sysctls)
+	return errors.Join(dropPortChains(), restoreSysctls(c.Sysctls))
 }
 
 // restoreSysctls puts back what prepareHost changed, unless another bridge of

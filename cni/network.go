@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +68,9 @@ type Network struct {
 	records attachments
 	own     *ownNetwork
 
+	// slots bounds the calls of plugins that run at once: they contend for the
+	// kernel's one lock on network configuration, and are slower all together.
+	slots chan struct{}
 	// adding is held shared by ADD and DEL and alone by GC, which must not take a
 	// lease that is just being written for a leak.
 	adding  sync.RWMutex
@@ -97,7 +101,8 @@ func Open(cfg Config) (*Network, error) {
 		}
 	}
 	n := &Network{
-		cfg: cfg, records: records, own: &ownNetwork{dir: cfg.Dir, subnets: cfg.Subnets},
+		slots: make(chan struct{}, max(4, 2*goruntime.NumCPU())),
+		cfg:   cfg, records: records, own: &ownNetwork{dir: cfg.Dir, subnets: cfg.Subnets},
 		cni: libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.Dir, "cache"), &runner{version.PluginDecoder{}}),
 	}
 	n.reload()
@@ -136,8 +141,13 @@ func (n *Network) Status(ctx context.Context) error {
 		return &Error{NotReady, "STATUS", errors.New("no network configuration")}
 	}
 	for _, p := range cur.list.Plugins {
-		if _, err := (&runner{}).FindInPath(p.Network.Type, n.cfg.BinDirs); err != nil {
-			return err
+		for _, plugin := range []string{p.Network.Type, p.Network.IPAM.Type} {
+			if plugin == "" {
+				continue
+			}
+			if _, err := (&runner{}).FindInPath(plugin, n.cfg.BinDirs); err != nil {
+				return err
+			}
 		}
 	}
 	if gt, err := version.GreaterThanOrEqualTo(cur.list.CNIVersion, "1.1.0"); err != nil || !gt {
@@ -165,21 +175,31 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 	}
 	n.adding.RLock()
 	defer n.adding.RUnlock()
-	if x, err := n.records.read(r.SandboxID); err != nil {
+	if x, err := n.records.read(r.SandboxID); err != nil && !errors.Is(err, errTorn) {
 		return Result{}, asError("ADD", err)
 	} else if x != nil && len(x.IPs) > 0 {
 		return Result{IPs: x.IPs}, nil
 	}
-	x := &attachment{Request: r, Network: cur.list.Name, Owned: cur.owned, Conflist: cur.list.Bytes}
+	list := cur.list
+	if cur.plain != nil && len(r.PortMappings) == 0 {
+		list = cur.plain
+	}
+	x := &attachment{Request: r, Network: list.Name, Owned: cur.owned, Conflist: list.Bytes}
 	if err := n.records.write(x, !cur.owned); err != nil {
 		return Result{}, asError("ADD", fmt.Errorf("record the attachment: %w", err))
 	}
 	if err := prepare(r.NetNS); err != nil {
 		return Result{}, asError("ADD", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
-	defer cancel()
-	answer, err := n.cni.AddNetworkList(ctx, cur.list, runtimeConf(r))
+	ctx, done, err := n.slot(ctx, "ADD")
+	if err != nil {
+		return Result{}, err
+	}
+	defer done()
+	answer, err := n.cni.AddNetworkList(ctx, list, runtimeConf(r))
+	if CodeOf(err) == Exhausted && cur.owned {
+		err = n.exhausted(err)
+	}
 	if err != nil {
 		return Result{}, asError("ADD", err)
 	}
@@ -191,6 +211,18 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 		return Result{}, asError("ADD", err)
 	}
 	return Result{IPs: x.IPs}, nil
+}
+
+// slot waits for its turn among the calls of plugins, and then starts the
+// call's deadline.
+func (n *Network) slot(ctx context.Context, op string) (context.Context, func(), error) {
+	select {
+	case n.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, &Error{Timeout, op, fmt.Errorf("no turn among %d calls of plugins: %w", cap(n.slots), ctx.Err())}
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
+	return ctx, func() { cancel(); <-n.slots }, nil
 }
 
 // addresses takes the sandbox's addresses from a plugin's answer, which is not trusted.
@@ -266,6 +298,12 @@ func (n *Network) Delete(ctx context.Context, r Request) error {
 
 func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	x, err := n.records.read(sandbox)
+	if errors.Is(err, errTorn) {
+		// What it said is lost: ask the plugins of now to release what they have for this sandbox.
+		if cur := n.current.Load(); cur != nil {
+			x, err = &attachment{Request: Request{SandboxID: sandbox}, Conflist: cur.list.Bytes}, nil
+		}
+	}
 	if err != nil || x == nil {
 		return asError("DEL", err)
 	}
@@ -277,8 +315,11 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	if _, err := os.Stat(netns); err != nil {
 		x.Request.NetNS = "" // as after a reboot: plugins release what they hold outside
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
-	defer cancel()
+	ctx, done, err := n.slot(ctx, "DEL")
+	if err != nil {
+		return err
+	}
+	defer done()
 	if err := n.cni.DelNetworkList(ctx, list, runtimeConf(x.Request)); err != nil {
 		return asError("DEL", err)
 	}
@@ -311,7 +352,7 @@ func (n *Network) GC(ctx context.Context, valid []string) error {
 		held[id] = true
 		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: interfaceName})
 	}
-	errs = append(errs, n.own.reclaim(held))
+	errs = append(errs, n.own.reclaim(held), n.own.sweepPorts(held))
 	if cur := n.current.Load(); cur != nil && !cur.list.DisableGC {
 		if ok, err := version.GreaterThanOrEqualTo(cur.list.CNIVersion, "1.1.0"); err == nil && ok {
 			ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
@@ -320,36 +361,4 @@ func (n *Network) GC(ctx context.Context, valid []string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Audit lists attachments and leases that belong to no sandbox in valid, as
-// "kind path" lines.
-func (n *Network) Audit(valid []string) ([]string, error) {
-	keep := map[string]bool{}
-	for _, v := range valid {
-		keep[v] = true
-	}
-	ids, err := n.records.list()
-	if err != nil {
-		return nil, err
-	}
-	var leaks []string
-	for _, id := range ids {
-		if !keep[id] {
-			leaks = append(leaks, "attachment "+n.records.path(id))
-		}
-	}
-	leases, err := n.own.leases(keep)
-	for _, l := range leases {
-		leaks = append(leaks, "address "+l)
-	}
-	return leaks, err
-}
-
-// Purge removes every attachment, and the default network with its bridge,
-// rules and state. Only for an agent that has no sandbox any more.
-func (n *Network) Purge(ctx context.Context) error {
-	err := errors.Join(n.GC(ctx, nil), n.own.remove())
-	failpoint.Hit("cni/purge")
-	return errors.Join(err, os.RemoveAll(n.cfg.Dir))
 }

@@ -43,6 +43,11 @@ func (o *ownNetwork) leaseDir() string { return filepath.Join(o.dir, "leases") }
 // open sets the host up for the default network and writes its conflist.
 // Idempotent.
 func (o *ownNetwork) open() (*network, error) {
+	unlock, err := lockHost()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	c, err := o.choose()
 	if err != nil {
 		return nil, err
@@ -50,7 +55,8 @@ func (o *ownNetwork) open() (*network, error) {
 	if err := o.prepareHost(c); err != nil {
 		return nil, err
 	}
-	body, err := json.MarshalIndent(o.conflist(c), "", "  ")
+	conflist := o.conflist(c)
+	body, err := json.MarshalIndent(conflist, "", "  ")
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +75,16 @@ func (o *ownNetwork) open() (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &network{list: list, path: path, owned: true}, nil
+	conflist["plugins"] = conflist["plugins"].([]map[string]any)[:1]
+	short, err := json.Marshal(conflist)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := libcni.ConfListFromBytes(short)
+	if err != nil {
+		return nil, err
+	}
+	return &network{list: list, plain: plain, path: path, owned: true}, nil
 }
 
 func (o *ownNetwork) conflist(c *chosen) map[string]any {
@@ -189,6 +204,15 @@ func takenPrefixes() ([]netip.Prefix, error) {
 
 func overlaps(p netip.Prefix, all []netip.Prefix) bool {
 	return slices.ContainsFunc(all, p.Overlaps)
+}
+
+// inUse are the ranges of the default network.
+func (o *ownNetwork) inUse() []string {
+	c := &chosen{}
+	if body, err := os.ReadFile(filepath.Join(o.dir, "default.json")); err != nil || json.Unmarshal(body, c) != nil {
+		return o.subnets
+	}
+	return c.Subnets
 }
 
 // leases returns the files of addresses that no sandbox in held has.

@@ -1,0 +1,129 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/test/failpoint"
+)
+
+// The portmap plugin keeps, in the nat table of each family, one chain for a
+// sandbox and a rule that leads to it and names the sandbox:
+//
+//	-A CNI-HOSTPORT-DNAT ... --comment "dnat name: \"NETWORK\" id: \"SANDBOX\"" ... -j CNI-DN-...
+//
+// beside three chains of its own that it never removes.
+var portRule = regexp.MustCompile(`^-A CNI-HOSTPORT-DNAT .*name: \\"([^"\\]*)\\" id: \\"([^"\\]*)\\"" .*-j (CNI-DN-[0-9a-f]+)$`)
+
+var portChains = []string{"CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"}
+
+var families = []string{"iptables", "ip6tables"}
+
+// natRules lists the rules of the nat table; none if the tool is not there,
+// because then no plugin can have made one.
+func natRules(tool string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), ruleTimeout) // part of cleaning up, which a caller's end must not cut
+	defer cancel()
+	failpoint.Hit("cni/rules-list")
+	out, err := exec.CommandContext(ctx, find(tool+"-save"), "-t", "nat").Output()
+	if errors.Is(err, exec.ErrNotFound) || exec.Command(find(tool)).Err != nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the rules of %s: %w", tool, err)
+	}
+	return strings.Split(string(out), "\n"), nil
+}
+
+// strayPorts returns, for one family, the rules of host ports of the default
+// network whose sandbox is not in held, and the chains that they lead to.
+func strayPorts(tool string, held map[string]bool) (rules, chains []string, err error) {
+	all, err := natRules(tool)
+	for _, l := range all {
+		if m := portRule.FindStringSubmatch(l); m != nil && m[1] == ownName && !held[m[2]] {
+			rules, chains = append(rules, l), append(chains, m[3])
+		}
+	}
+	return rules, chains, err
+}
+
+// sweepPorts removes the rules of host ports that no sandbox in held has: what
+// is left when an attachment's record was lost. No ADD may be running.
+func (o *ownNetwork) sweepPorts(held map[string]bool) error {
+	var errs []error
+	for _, tool := range families {
+		rules, chains, err := strayPorts(tool, held)
+		errs = append(errs, err)
+		if len(rules) > 0 {
+			errs = append(errs, dropRules(tool, rules, chains))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dropRules deletes nat rules, given as iptables-save shows them, and then chains.
+func dropRules(tool string, rules, chains []string) error {
+	var b strings.Builder
+	b.WriteString("*nat\n")
+	for _, r := range rules {
+		b.WriteString("-D" + strings.TrimPrefix(r, "-A") + "\n")
+	}
+	for _, op := range []string{"-F ", "-X "} {
+		for _, c := range chains {
+			b.WriteString(op + c + "\n")
+		}
+	}
+	b.WriteString("COMMIT\n")
+	failpoint.Hit("cni/rules-drop")
+	return iptables(tool+"-restore", b.String(), "-w", "10", "--noflush")
+}
+
+// dropPortChains removes the portmap plugin's own chains if no sandbox of any
+// runtime uses them: the plugin makes them again when it needs them.
+func dropPortChains() error {
+	var errs []error
+	for _, tool := range families {
+		all, err := natRules(tool)
+		errs = append(errs, err)
+		var rules, chains []string
+		used := false
+		for _, l := range all {
+			used = used || strings.HasPrefix(l, "-A CNI-HOSTPORT-DNAT ")
+			for _, c := range portChains {
+				if strings.HasPrefix(l, ":"+c+" ") {
+					chains = append(chains, c)
+				}
+				if strings.HasPrefix(l, "-A ") && strings.HasSuffix(l, " -j "+c) && !strings.HasPrefix(l, "-A CNI-") {
+					rules = append(rules, l)
+				}
+			}
+		}
+		if !used && len(chains) > 0 {
+			errs = append(errs, dropRules(tool, rules, chains))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lockHost keeps other agents of this network namespace from choosing a bridge
+// and a range at the same moment. The lock is an abstract socket: it leaves
+// nothing behind, however its holder ends.
+func lockHost() (unlock func(), err error) {
+	deadline := time.Now().Add(ruleTimeout)
+	for {
+		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "@berth/cni/choice", Net: "unixgram"})
+		if err == nil {
+			return func() { _ = l.Close() }, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("another agent has been setting up its network for %s: %w", ruleTimeout, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
