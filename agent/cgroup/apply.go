@@ -153,6 +153,11 @@ func split(r *cgroups.Resources) []part {
 
 // set writes l into group n.
 func (t *Tree) set(n name, l Limits) error {
+	if t.cfg.Driver == Systemd && l != (Limits{}) {
+		if err := t.tellSystemd(n, l); err != nil {
+			return err
+		}
+	}
 	for _, p := range split(t.resources(l)) {
 		failpoint.Hit("agent/cgroup/set")
 		h, ok := t.hierarchyOf(p.controller)
@@ -166,6 +171,24 @@ func (t *Tree) set(n name, l Limits) error {
 		} else if err != nil {
 			return fmt.Errorf("limits of controller %s on %s: %w", p.controller, path.Base(n.path(t.cfg.Driver)), err)
 		}
+	}
+	return nil
+}
+
+// tellSystemd gives the slice of n its limits as properties: what is only in the
+// kernel's files, systemd puts back at the next daemon-reload. What the host
+// does not grant is left to the files, which tell it one by one.
+func (t *Tree) tellSystemd(n name, l Limits) error {
+	r := t.resources(l)
+	m, err := manager.New(slice(n, r))
+	if err != nil {
+		return fmt.Errorf("slice %s: %w", n.slice(), err)
+	}
+	failpoint.Hit("agent/cgroup/slice-set")
+	err = m.Set(r)
+	failpoint.Hit("agent/cgroup/slice-set-done")
+	if err != nil && !denied(err) {
+		return fmt.Errorf("limits of slice %s: %w", n.slice(), err)
 	}
 	return nil
 }

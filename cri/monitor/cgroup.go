@@ -45,9 +45,7 @@ func openLeaf(path string) (*leaf, error) {
 		l.dir = f
 		return l, nil
 	}
-	// Memory is where an OOM strikes, pids where a fork bomb does; cpu, where
-	// a busy pod would starve them. The rest makes no difference to a conmon.
-	for _, c := range []string{"memory", "pids", "cpu"} {
+	for _, c := range controllers() {
 		root := filepath.Join(cgroupRoot, c)
 		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
 			continue // this host has no such controller
@@ -59,6 +57,20 @@ func openLeaf(path string) (*leaf, error) {
 		l.dirs = append(l.dirs, dir)
 	}
 	return l, nil
+}
+
+// controllers are the hierarchies of v1 in which a conmon leaves the agent's
+// cgroup. Memory is where an OOM strikes, pids where a fork bomb does; cpu, where
+// a busy pod would starve them. Where systemd runs the host it counts what is in
+// its own hierarchy (v2's on the hybrid) as the agent's unit: a conmon in there
+// would be reported at each restart, and ended by another KillMode. The rest
+// makes no difference to a conmon.
+func controllers() []string {
+	all := []string{"memory", "pids", "cpu"}
+	if st, err := os.Lstat("/run/systemd/system"); err == nil && st.IsDir() {
+		all = append(all, "systemd", "unified")
+	}
+	return all
 }
 
 // attr makes a child be born in the leaf where the kernel can do that.

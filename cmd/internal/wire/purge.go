@@ -114,6 +114,14 @@ func purgeCgroups(ctx context.Context, o Options, systemd bool) error {
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("remove the monitors' cgroup: %w", err)
 			}
+			// Under systemd the pods' tree lies elsewhere (in slices), so that the
+			// groups above are left to us; with cgroupfs it still holds them.
+			for rel := filepath.Clean("/" + o.CgroupRoot); rel != "/"; rel = filepath.Dir(rel) {
+				dir = filepath.Dir(dir)
+				if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+					return fmt.Errorf("remove the cgroup of --cgroup-root: %w", err)
+				}
+			}
 		}
 	}
 	return tree.Purge(ctx)
