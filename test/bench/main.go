@@ -17,7 +17,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sort"
-	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -34,6 +33,7 @@ type Measured struct {
 	StartP90ms    float64 `json:"start_p90_ms"`    // the same
 	StartMinms    float64 `json:"start_min_ms"`    // the same
 	BurstS        float64 `json:"burst_s"`         // all pods of one burst stamped
+	BurstCPUms    float64 `json:"burst_cpu_ms"`    // CPU time of the node's own processes for each pod of the burst
 	EmptyMiB      float64 `json:"empty_pss_mib"`   // PSS of the node's own processes, no pods
 	PerPodMiB     float64 `json:"per_pod_pss_mib"` // more of it per pod
 	IdleCores     float64 `json:"idle_cores"`      // CPU of the node's own processes with the burst's pods idle
@@ -151,11 +151,11 @@ func measure(n node, work, archive string) (Measured, error) {
 	if _, err := startOne(n, stamps, "warm"); err != nil {
 		return m, fmt.Errorf("the first pod did not start: %w", err)
 	}
-	if err := remove(n, stamps, "warm"); err != nil {
+	if err := remove(n, "warm"); err != nil {
 		return m, err
 	}
 	time.Sleep(5 * time.Second)
-	m.EmptyMiB = cost(n.processes()).pssMiB
+	m.EmptyMiB = cost(n).pssMiB
 
 	fmt.Fprintf(os.Stderr, "%s: %d pods one at a time\n", n.name(), *singles)
 	var took []float64
@@ -168,14 +168,14 @@ func measure(n node, work, archive string) (Measured, error) {
 		} else {
 			took = append(took, d.Seconds()*1000)
 		}
-		if err := remove(n, stamps, name); err != nil {
+		if err := remove(n, name); err != nil {
 			return m, err
 		}
 	}
 	m.StartP50ms, m.StartP90ms, m.StartMinms = quantile(took, .5), quantile(took, .9), quantile(took, 0)
 
 	fmt.Fprintf(os.Stderr, "%s: %d pods at once\n", n.name(), *pods)
-	first := monotonic()
+	first, idleCPU := monotonic(), cost(n).cpu
 	for i := range *pods {
 		if err := n.place(fmt.Sprintf("burst-%d", i), stamps); err != nil {
 			return m, err
@@ -190,12 +190,13 @@ func measure(n node, work, archive string) (Measured, error) {
 		last = max(last, at)
 	}
 	m.BurstS = float64(last-first) / 1e9
+	m.BurstCPUms = (cost(n).cpu - idleCPU).Seconds() * 1000 / float64(*pods)
 
 	fmt.Fprintf(os.Stderr, "%s: idle for %v\n", n.name(), *idle)
 	time.Sleep(15 * time.Second)
-	before, t0 := cost(n.processes()), time.Now()
+	before, t0 := cost(n), time.Now()
 	time.Sleep(*idle)
-	after := cost(n.processes())
+	after := cost(n)
 	m.IdleCores = (after.cpu - before.cpu).Seconds() / time.Since(t0).Seconds()
 	m.PerPodMiB = (after.pssMiB - m.EmptyMiB) / float64(*pods)
 
@@ -205,7 +206,7 @@ func measure(n node, work, archive string) (Measured, error) {
 			return m, err
 		}
 	}
-	for time.Since(t0) < 5*time.Minute && workloads(stamps) > 0 {
+	for time.Since(t0) < 5*time.Minute && workloads(n, "") > 0 {
 		time.Sleep(20 * time.Millisecond)
 	}
 	m.TeardownS = time.Since(t0).Seconds()
@@ -223,12 +224,12 @@ func startOne(n node, stamps, name string) (time.Duration, error) {
 }
 
 // remove takes a pod's manifest away and waits until its workload has ended.
-func remove(n node, stamps, name string) error {
+func remove(n node, name string) error {
 	if err := os.Remove(filepath.Join(n.manifests(), name+".yaml")); err != nil {
 		return err
 	}
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if workloads(filepath.Join(stamps, name)) == 0 {
+		if workloads(n, name) == 0 {
 			time.Sleep(200 * time.Millisecond) // the network and the sandbox go after the container
 			return nil
 		}
@@ -249,19 +250,6 @@ func stampOf(stamps, name string, within time.Duration) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("pod %s did not start within %v", name, within)
-}
-
-// workloads counts processes that were told to stamp below path.
-func workloads(path string) int {
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	n := 0
-	for _, p := range procs {
-		body, _ := os.ReadFile(p)
-		if strings.HasPrefix(string(body), "/stamp\x00"+path) || strings.HasPrefix(string(body), "/stamp\x00/stamps/"+filepath.Base(path)+"\x00") || (strings.HasSuffix(path, "-stamps") && strings.HasPrefix(string(body), "/stamp\x00/stamps/")) {
-			n++
-		}
-	}
-	return n
 }
 
 func monotonic() int64 {
@@ -306,6 +294,7 @@ func print(all []Measured) {
 	row("  p90 (ms)", "%.0f", func(m Measured) any { return m.StartP90ms })
 	row("  fastest (ms)", "%.0f", func(m Measured) any { return m.StartMinms })
 	row(fmt.Sprintf("%d pods from one directory, all started (s)", *pods), "%.1f", func(m Measured) any { return m.BurstS })
+	row("  CPU time for each (ms)", "%.0f", func(m Measured) any { return m.BurstCPUms })
 	row("all of them ended (s)", "%.1f", func(m Measured) any { return m.TeardownS })
 	row("memory of the node without pods (MiB, PSS)", "%.0f", func(m Measured) any { return m.EmptyMiB })
 	row("memory of the node per pod (MiB, PSS)", "%.2f", func(m Measured) any { return m.PerPodMiB })

@@ -20,8 +20,10 @@ type node interface {
 	// place renames a pod's manifest into the manifest directory.
 	place(name, stamps string) error
 	manifests() string
-	// processes matches the node's own processes by the base name of their program.
-	processes() *regexp.Regexp
+	// home is the directory below which everything of the node lies.
+	home() string
+	// programs matches the node's own programs by their base name.
+	programs() *regexp.Regexp
 	// down ends every pod and process it started.
 	down()
 }
@@ -99,7 +101,8 @@ type berthNode struct {
 
 func (b *berthNode) name() string      { return "berth" }
 func (b *berthNode) manifests() string { return filepath.Join(b.work, "manifests") }
-func (b *berthNode) processes() *regexp.Regexp {
+func (b *berthNode) home() string      { return b.work }
+func (b *berthNode) programs() *regexp.Regexp {
 	return regexp.MustCompile(`^(berth|conmon|pause|init)$`)
 }
 func (b *berthNode) place(name, stamps string) error {
@@ -152,28 +155,18 @@ type usage struct {
 	cpu    time.Duration
 }
 
-// cost adds up PSS and CPU time (that of reaped children included) of the processes whose program matches.
-func cost(of *regexp.Regexp) usage {
+// cost adds up PSS and CPU time (that of reaped children included) of a node's own processes.
+func cost(n node) usage {
 	var u usage
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, d := range dirs {
-		exe, err := os.ReadFile(d + "/cmdline")
-		if err != nil || len(exe) == 0 {
+	for pid, p := range processes(n.home()) {
+		if !n.programs().MatchString(filepath.Base(p.argv[0])) {
 			continue
 		}
-		program, _, _ := strings.Cut(string(exe), "\x00")
-		if !of.MatchString(filepath.Base(program)) {
-			continue
+		for _, x := range p.stat[11:15] {
+			ticks, _ := strconv.ParseInt(x, 10, 64)
+			u.cpu += time.Duration(ticks) * 10 * time.Millisecond
 		}
-		stat, _ := os.ReadFile(d + "/stat")
-		f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		if len(f) > 14 {
-			for _, x := range f[11:15] {
-				ticks, _ := strconv.ParseInt(x, 10, 64)
-				u.cpu += time.Duration(ticks) * 10 * time.Millisecond
-			}
-		}
-		rollup, _ := os.ReadFile(d + "/smaps_rollup")
+		rollup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		for _, line := range strings.Split(string(rollup), "\n") {
 			if g := strings.Fields(line); len(g) > 1 && g[0] == "Pss:" {
 				kib, _ := strconv.ParseFloat(g[1], 64)

@@ -20,7 +20,8 @@ type peerNode struct {
 
 func (p *peerNode) name() string      { return "peer" }
 func (p *peerNode) manifests() string { return filepath.Join(p.work, "manifests") }
-func (p *peerNode) processes() *regexp.Regexp {
+func (p *peerNode) home() string      { return p.work }
+func (p *peerNode) programs() *regexp.Regexp {
 	return regexp.MustCompile(`^(kubelet|containerd|containerd-shim-runc-v2|pause)$`)
 }
 func (p *peerNode) place(name, stamps string) error { return place(p.manifests(), name, stamps) }
