@@ -63,8 +63,15 @@ type WatchEvent struct {
 
 // Applied is what the agent took in, and what it did not and why.
 type Applied struct {
-	Applied  []source.Ref     `json:"applied"`
+	Applied  []AppliedRef     `json:"applied"`
 	Problems []source.Problem `json:"problems"`
+}
+
+// AppliedRef names an object that the agent took in.
+type AppliedRef struct {
+	source.Ref
+	// UID of a pod, if the agent told: an older pod of the name has another.
+	UID string `json:"uid,omitempty"`
 }
 
 // Image is an image in the agent's store.
