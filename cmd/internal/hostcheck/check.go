@@ -54,6 +54,7 @@ func Run(ctx context.Context, o Options) []Check {
 	if !o.External {
 		all = append(all, h.ociRuntime(ctx), h.conmon(ctx), h.plugins(), h.iptables(ctx))
 	}
+	all = append(all, h.forwarding(4), h.forwarding(6))
 	all = append(all, h.kernel()...)
 	all = append(all, h.cgroups()...)
 	all = append(all, h.limits()...)

@@ -3,6 +3,7 @@ package hostcheck
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -52,8 +53,9 @@ func TestKernelAndCgroups(t *testing.T) {
 		"cgroup hybrid":     {map[string]string{"/sys/fs/cgroup/memory/": "", "/sys/fs/cgroup/unified/cgroup.controllers": ""}, mode, Warning, "hybrid", "unified"},
 		"no pids":           {map[string]string{"/sys/fs/cgroup/cgroup.controllers": "cpu memory cpuset"}, controllersOf, Warning, "pids (without it no limits on the number", "kernel command line"},
 		"few controllers":   {map[string]string{"/sys/fs/cgroup/cgroup.controllers": "pids"}, controllersOf, Failed, "memory limits", "kernel command line"},
-		"inotify":           {map[string]string{"/proc/sys/fs/inotify/max_user_instances": "128\n"}, inotify, Warning, "128", "sysctl -w fs.inotify.max_user_instances=1024"},
-		"enough inotify":    {map[string]string{"/proc/sys/fs/inotify/max_user_instances": "8192\n"}, inotify, OK, "8192", ""},
+		"inotify":           {map[string]string{"/proc/sys/fs/inotify/max_user_instances": "128\n", "/sys/fs/cgroup/cgroup.controllers": "cpu"}, host.inotify, Warning, "128", "sysctl -w fs.inotify.max_user_instances=1024"},
+		"enough inotify":    {map[string]string{"/proc/sys/fs/inotify/max_user_instances": "8192\n"}, host.inotify, OK, "8192", ""},
+		"inotify on v1":     {map[string]string{"/proc/sys/fs/inotify/max_user_instances": "128\n"}, host.inotify, OK, "128", ""},
 		"all capabilities":  {map[string]string{"/proc/self/status": "CapEff:\t000001ffffffffff\n"}, host.capabilities, OK, "all", ""},
 		"no SYS_RESOURCE":   {map[string]string{"/proc/self/status": "CapEff:\t000001fffeffffff\n"}, host.capabilities, Warning, "CAP_SYS_RESOURCE: oom scores", "outside"},
 		"no SYS_ADMIN":      {map[string]string{"/proc/self/status": "CapEff:\t000001ffffdfffff\n"}, host.capabilities, Failed, "CAP_SYS_ADMIN: pods cannot run", "outside"},
@@ -72,9 +74,6 @@ func TestKernelAndCgroups(t *testing.T) {
 
 func mode(h host) Check          { return h.cgroups()[0] }
 func controllersOf(h host) Check { all := h.cgroups(); return all[len(all)-1] }
-func inotify(h host) Check {
-	return h.sysctl("inotify instances", "fs.inotify.max_user_instances", wantInstances)
-}
 
 func withNamespaces(more, content string) map[string]string {
 	files := map[string]string{more: content}
@@ -132,8 +131,13 @@ func TestPrograms(t *testing.T) {
 
 func TestRunOnThisHost(t *testing.T) {
 	all := Run(t.Context(), Options{Dirs: map[string]string{filepath.Join(t.TempDir(), "not/yet/there"): "images"}})
-	seen := map[string]bool{}
+	seen, groups := map[string]bool{}, []string{}
 	for _, c := range all {
+		if i := slices.Index(groups, c.Group); i < 0 {
+			groups = append(groups, c.Group)
+		} else if i != len(groups)-1 {
+			t.Errorf("group %s comes twice", c.Group)
+		}
 		if c.Group == "" || c.Name == "" || c.Found == "" || c.State == Failed && c.Fix == "" {
 			t.Errorf("incomplete: %+v", c)
 		}

@@ -27,7 +27,7 @@ func (h host) exists(path string) bool {
 var oldestKernel = [2]int{5, 10}
 
 func (h host) kernel() []Check {
-	return []Check{h.release(), h.overlay(), h.namespaces(), h.seccomp(), h.forwarding(4), h.forwarding(6)}
+	return []Check{h.release(), h.overlay(), h.namespaces(), h.seccomp()}
 }
 
 func (h host) release() Check {

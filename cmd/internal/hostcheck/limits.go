@@ -14,16 +14,17 @@ import (
 // What an agent with its full number of pods needs. The agent itself takes a
 // fixed few inotify instances; on cgroup v2 each conmon takes one more.
 const (
-	wantInstances = 1024
-	wantWatches   = 65536
-	wantFiles     = 65536
+	wantInstances   = 1024
+	wantInstancesV1 = 64
+	wantWatches     = 65536
+	wantFiles       = 65536
 )
 
 func (h host) limits() []Check {
 	return []Check{
 		h.root(),
 		h.capabilities(),
-		h.sysctl("inotify instances", "fs.inotify.max_user_instances", wantInstances),
+		h.inotify(),
 		h.sysctl("inotify watches", "fs.inotify.max_user_watches", wantWatches),
 		h.openFiles(),
 	}
@@ -85,6 +86,14 @@ func field(text, key string) string {
 		}
 	}
 	return ""
+}
+
+func (h host) inotify() Check {
+	want := wantInstancesV1
+	if h.exists("/sys/fs/cgroup/cgroup.controllers") {
+		want = wantInstances
+	}
+	return h.sysctl("inotify instances", "fs.inotify.max_user_instances", want)
 }
 
 func (h host) sysctl(name, key string, want int) Check {
