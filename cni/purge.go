@@ -30,7 +30,7 @@ func (n *Network) Audit(valid []string) ([]string, error) {
 		leaks = append(leaks, "address "+l)
 	}
 	for _, tool := range families {
-		rules, _, e := strayPorts(tool, keep)
+		rules, _, e := strayPorts(tool, n.own.inUse(), keep)
 		err = errors.Join(err, e)
 		for _, r := range rules {
 			leaks = append(leaks, tool+" "+r)

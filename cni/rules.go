@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +22,8 @@ import (
 //
 // beside three chains of its own that it never removes.
 var portRule = regexp.MustCompile(`^-A CNI-HOSTPORT-DNAT .*name: \\"([^"\\]*)\\" id: \\"([^"\\]*)\\"" .*-j (CNI-DN-[0-9a-f]+)$`)
+
+var portTarget = regexp.MustCompile(`^-A (CNI-DN-[0-9a-f]+) .*-j DNAT --to-destination (\S+)$`)
 
 var portChains = []string{"CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"}
 
@@ -41,24 +45,40 @@ func natRules(tool string) ([]string, error) {
 	return strings.Split(string(out), "\n"), nil
 }
 
-// strayPorts returns, for one family, the rules of host ports of the default
-// network whose sandbox is not in held, and the chains that they lead to.
-func strayPorts(tool string, held map[string]bool) (rules, chains []string, err error) {
+// strayPorts returns, for one family, the rules of host ports that lead into
+// one of subnets, for a sandbox that is not in held, and the chains that they
+// lead through. Another agent's network has other subnets.
+func strayPorts(tool string, subnets []string, held map[string]bool) (rules, chains []string, err error) {
 	all, err := natRules(tool)
+	ours := map[string]bool{}
 	for _, l := range all {
-		if m := portRule.FindStringSubmatch(l); m != nil && m[1] == ownName && !held[m[2]] {
+		if m := portTarget.FindStringSubmatch(l); m != nil && within(m[2], subnets) {
+			ours[m[1]] = true
+		}
+	}
+	for _, l := range all {
+		if m := portRule.FindStringSubmatch(l); m != nil && m[1] == ownName && !held[m[2]] && ours[m[3]] {
 			rules, chains = append(rules, l), append(chains, m[3])
 		}
 	}
 	return rules, chains, err
 }
 
-// sweepPorts removes the rules of host ports that no sandbox in held has: what
-// is left when an attachment's record was lost. No ADD may be running.
+// within: target, "1.2.3.4:80" or "[fd00::1]:80", lies in one of subnets.
+func within(target string, subnets []string) bool {
+	a, err := netip.ParseAddrPort(target)
+	return err == nil && slices.ContainsFunc(subnets, func(s string) bool {
+		p, err := netip.ParsePrefix(s)
+		return err == nil && p.Contains(a.Addr())
+	})
+}
+
+// sweepPorts removes the rules of this network's host ports that no sandbox in
+// held has: what is left when an attachment's record was lost. No ADD may be running.
 func (o *ownNetwork) sweepPorts(held map[string]bool) error {
 	var errs []error
 	for _, tool := range families {
-		rules, chains, err := strayPorts(tool, held)
+		rules, chains, err := strayPorts(tool, o.inUse(), held)
 		errs = append(errs, err)
 		if len(rules) > 0 {
 			errs = append(errs, dropRules(tool, rules, chains))
