@@ -83,11 +83,9 @@ func TestLostRecord(t *testing.T) {
 	}
 }
 
-// TestThirdParty: a plugin of CNI 1.1 is asked for its STATUS, and told by GC
-// which attachments are valid; its DEL gets what its ADD got, also when the
-// conflist is another by then and the namespace is gone.
-func TestThirdParty(t *testing.T) {
-	bin, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
+// thirdParty writes a plugin that notes how it was called.
+func thirdParty(t *testing.T, path, log string) {
+	t.Helper()
 	script := `#!/bin/sh
 in=$(cat)
 echo "$CNI_COMMAND $CNI_CONTAINERID netns=$CNI_NETNS $in" >> ` + log + `
@@ -97,9 +95,17 @@ ADD) echo '{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"'$CNI_N
 STATUS) [ ! -e ` + log + `.down ] || { echo '{"cniVersion":"1.1.0","code":50,"msg":"the daemon is down"}'; exit 1; } ;;
 esac
 `
-	if err := os.WriteFile(filepath.Join(bin, "third"), []byte(script), 0o755); err != nil {
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestThirdParty: a plugin of CNI 1.1 is asked for its STATUS, and told by GC
+// which attachments are valid; its DEL gets what its ADD got, also when the
+// conflist is another by then and the namespace is gone.
+func TestThirdParty(t *testing.T) {
+	bin, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
+	thirdParty(t, filepath.Join(bin, "third"), log)
 	var conf string
 	write := func(mark string) {
 		body := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"third","plugins":[{"type":"third","mark":%q,"capabilities":{"portMappings":true}}]}`, mark)

@@ -177,7 +177,7 @@ func defaultSecret(s *v1.Secret, namespace string) {
 // clearServerFields drops what only an API server writes, so that the output of
 // `kubectl get -o yaml` is a manifest too.
 func clearServerFields(m *metav1.ObjectMeta) {
-	m.ResourceVersion, m.SelfLink, m.Generation = "", "", 0
+	m.ResourceVersion, m.Generation = "", 0
 	m.CreationTimestamp = metav1.Time{}
 	m.DeletionTimestamp, m.DeletionGracePeriodSeconds = nil, nil
 	m.ManagedFields, m.OwnerReferences = nil, nil

@@ -194,7 +194,11 @@ func TestBrokenDocument(t *testing.T) {
 	// The same with the agent away meanwhile: now the whole file is broken.
 	write(t, file, "a: [")
 	h = start(t, root, func(c *Config) { c.Paths = []string{file} })
-	h.until("read again", func() bool { return h.delivered[pod.SourceFile] > 0 })
+	h.until("read again", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.delivered[pod.SourceFile] > 0
+	})
 	for _, was := range []*v1.Pod{a, b} {
 		got := h.get(was.Name)
 		if got == nil || got.Pod.UID != was.UID || got.Pod.Annotations[pod.AnnotationSeen] != was.Annotations[pod.AnnotationSeen] {
