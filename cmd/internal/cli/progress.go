@@ -29,6 +29,9 @@ func newProgress(ctx context.Context, a *app) *progress {
 }
 
 func (p *progress) show(u client.Progress) {
+	if u.Ref == "" {
+		u.Ref = "archive"
+	}
 	p.part(u.Ref, u.Phase, u.Done, u.Total, len(u.Layers) == 0)
 	for _, l := range u.Layers {
 		p.part(short(l.Digest), l.Phase, l.Done, l.Total, true)
