@@ -130,10 +130,15 @@ func (f *follower) stateOf(e client.WatchEvent) followState {
 		return done
 	case e.Pod.DeletionTimestamp != nil:
 		return waiting // an older pod of the name makes room
-	case !f.untilEnd && e.Pod.Status.Phase == v1.PodRunning && condition(&e.Pod, v1.PodReady):
+	case !f.untilEnd && !completes(&e.Pod) && e.Pod.Status.Phase == v1.PodRunning && condition(&e.Pod, v1.PodReady):
 		return done
 	}
 	return waiting
+}
+
+// completes tells whether the pod is meant to end: being ready is then a step on its way.
+func completes(p *v1.Pod) bool {
+	return p.Spec.RestartPolicy == v1.RestartPolicyNever || p.Spec.RestartPolicy == v1.RestartPolicyOnFailure
 }
 
 // line tells a pod's state; the explanation says what it waits for.

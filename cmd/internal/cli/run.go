@@ -24,8 +24,8 @@ func runCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run -f FILE|DIR|-|URL",
 		Short: "Run pods from manifests and follow them until they are ready or completed",
-		Long: "Run gives manifests (Pod, PodList, ConfigMap, Secret) to the agent and follows the pods until each is ready or has\n" +
-			"completed. Ctrl-C stops following; the pods go on. With --rm the command follows until the pods have completed,\n" +
+		Long: "Run gives manifests (Pod, PodList, ConfigMap, Secret) to the agent and follows the pods until each is ready, or has\n" +
+			"completed if its restartPolicy is Never or OnFailure. Ctrl-C stops following; the pods go on. With --rm the command follows until the pods have completed,\n" +
 			"and removes them at its end. A pod's namespace is the one that its manifest names.",
 		Example: "  berth run -f web.yaml\n  berth run -f ./manifests --timeout 60s\n  berth run --rm -f job.yaml\n  cat pod.yaml | berth run -f -",
 		Args:    cobra.NoArgs,

@@ -94,7 +94,8 @@ func (s *stop) stopAll(ctx context.Context, keys []client.PodKey) error {
 		}
 		forced, err := s.ask(ctx, k)
 		if client.IsNotFound(err) {
-			continue // gone in between
+			fmt.Fprintf(s.Out, "pod/%s is gone already\n", k.Name)
+			continue
 		}
 		if err != nil {
 			failures = errors.Join(failures, err)
