@@ -65,7 +65,7 @@ func TestTableKeepsWidths(t *testing.T) {
 
 func readyPod(name string) v1.Pod {
 	return v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: "uid-1", CreationTimestamp: metav1.NewTime(time.Now().Add(-5*time.Minute - 30*time.Second))},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: "uid-1", CreationTimestamp: metav1.NewTime(time.Now().Add(-30*time.Hour - 30*time.Minute))},
 		Spec:       v1.PodSpec{NodeName: "node", Containers: []v1.Container{{Name: "web", Image: "busybox:1"}, {Name: "log", Image: "busybox:1"}}},
 		Status: v1.PodStatus{Phase: v1.PodRunning, PodIP: "10.0.0.2", Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}},
 			ContainerStatuses: []v1.ContainerStatus{{Name: "web", Ready: true, State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}, {Name: "log", Ready: true, State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}},
