@@ -101,7 +101,7 @@ func (m *Monitor) args(c Container) []string {
 	rt := m.cfg.Runtime
 	args := []string{
 		"--sync", // one fork: conmon is our child, and ours to name
-		"-c", c.ID, "-u", c.ID, "-n", c.Name, "-r", rt.Binary().Path, "-b", c.Bundle,
+		"-c", c.ID, "-u", c.ID, "-n", c.Name, "-r", rt.Binary().Executable(), "-b", c.Bundle,
 		"-p", filepath.Join(c.Bundle, "pidfile"), "--exit-dir", m.cfg.ExitDir, "--persist-dir", c.PersistDir,
 		"--full-attach", "-l", "k8s-file:" + c.LogPath, "--log-size-max", "-1", "--no-sync-log", "--log-level", "warning",
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -25,6 +26,8 @@ type Binary struct {
 	Features []string
 	// Why says, for a person, why this one was taken and others were not.
 	Why string
+
+	sealed *os.File // nil if it runs from Path
 }
 
 // oldest are the first versions that do what Berth needs: recursive read-only
@@ -77,17 +80,33 @@ func inspect(ctx context.Context, path string) (Binary, error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return Binary{}, err
 	}
+	plain := Binary{Path: path}
+	if sealed := seal(path); sealed != nil {
+		// Whether the host lets it run from there is only known by trying.
+		b, err := plain.ask(ctx, sealed)
+		if err == nil {
+			return b, nil
+		}
+		sealed.Close()
+	}
+	return plain.ask(ctx, nil)
+}
+
+// ask runs the runtime, from sealed if that is not nil, and completes b from what
+// it says of itself.
+func (b Binary) ask(ctx context.Context, sealed *os.File) (Binary, error) {
+	b.sealed = sealed
 	failpoint.Hit("cri/ociruntime/version")
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	out, err := exec.CommandContext(ctx, b.Executable(), "--version").Output()
 	if err != nil {
-		return Binary{}, fmt.Errorf("%s --version: %w", path, err)
+		return Binary{}, fmt.Errorf("%s --version: %w", b.Path, err)
 	}
-	b, err := parseVersion(string(out))
+	told, err := parseVersion(string(out))
 	if err != nil {
-		return Binary{}, fmt.Errorf("%s --version: %w", path, err)
+		return Binary{}, fmt.Errorf("%s --version: %w", b.Path, err)
 	}
-	b.Path = path
-	return b, nil
+	told.Path, told.sealed = b.Path, sealed
+	return told, nil
 }
 
 // parseVersion reads "crun version 1.8.1\n...\n+SYSTEMD +SELINUX ..." and

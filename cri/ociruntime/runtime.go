@@ -137,7 +137,7 @@ func (r *Runtime) Update(ctx context.Context, id string, res specs.LinuxResource
 func (r *Runtime) call(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, r.bin.Path, append(r.GlobalArgs(), args...)...)
+	cmd := exec.CommandContext(ctx, r.bin.Executable(), append(r.GlobalArgs(), args...)...)
 	cmd.Env = environ
 	cmd.Dir = "/"
 	cmd.WaitDelay = time.Second
@@ -171,7 +171,7 @@ func (r *Runtime) ExecCommand(id, spec, pidFile, logFile string, tty bool) *exec
 	if tty {
 		args = append(args, "--tty")
 	}
-	cmd := exec.Command(r.bin.Path, append(args, id)...)
+	cmd := exec.Command(r.bin.Executable(), append(args, id)...)
 	cmd.Env = environ
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
