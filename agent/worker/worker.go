@@ -188,7 +188,7 @@ func earlier(a, b time.Time) time.Time {
 // tell publishes where the pod stands. What is not on disk is not told: it
 // could be untrue after a restart.
 func (w *Worker) tell(p plan.Plan, saved bool) {
-	s := pod.Snapshot{UID: w.uid, At: w.state.Now, Desired: w.state.Desired, Status: p.Status, Observed: w.state.Observed, Explanation: p.Explanation}
+	s := pod.Snapshot{UID: w.uid, At: w.state.Now, Desired: w.state.Desired, Status: p.Status, Observed: w.state.Observed, Explanation: p.Explanation, Gone: p.Done && saved}
 	if !saved {
 		s.Status = w.snapshot.Load().Status
 		s.Explanation = pod.Explanation{

@@ -109,7 +109,7 @@ func (a *Agent) cleanup() {
 
 // dirFlags place everything below a.Dir.
 func (a *Agent) dirFlags() []string {
-	return []string{"--root-dir", a.Dir + "/root", "--state-dir", a.Dir + "/run", "--log-dir", a.Dir + "/log", "--cgroup-root", filepath.Base(a.Dir)}
+	return []string{"--root-dir", a.Dir + "/root", "--state-dir", a.Dir + "/run", "--log-dir", a.Dir + "/log", "--cgroup-root", "/" + filepath.Base(a.Dir)}
 }
 
 // Socket is the agent's API socket, CRISocket the runtime's.

@@ -269,7 +269,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		"unknown field": {[]string{"agent", "--config", bad}, []string{"bad.yaml", "3", "maxPodz", "maxPods"}},
 		"no such file":  {[]string{"agent", "--config", dir + "/none.yaml"}, []string{"none.yaml"}},
-		"no runtime":    {[]string{"agent", "--oci-runtime", "/no/such/crun", "--root-dir", dir + "/r", "--state-dir", dir + "/s", "--log-dir", dir + "/l", "--cgroup-root", "berth-refusal"}, []string{"/no/such/crun"}},
+		"no runtime":    {[]string{"agent", "--oci-runtime", "/no/such/crun", "--root-dir", dir + "/r", "--state-dir", dir + "/s", "--log-dir", dir + "/l", "--cgroup-root", "/berth-refusal"}, []string{"/no/such/crun"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := exec.Command("timeout", append([]string{"20", binary}, c.args...)...).CombinedOutput()
@@ -286,7 +286,7 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	exec.Command(binary, "purge", "--yes", "--root-dir", dir+"/r", "--state-dir", dir+"/s", "--log-dir", dir+"/l", "--cgroup-root", "berth-refusal").Run()
+	exec.Command(binary, "purge", "--yes", "--root-dir", dir+"/r", "--state-dir", dir+"/s", "--log-dir", dir+"/l", "--cgroup-root", "/berth-refusal").Run()
 }
 
 // TestInotifyUsedUp takes every inotify instance of the user away and sees that an agent still runs pods.

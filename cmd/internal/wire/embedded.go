@@ -47,57 +47,60 @@ func (r rootfs) MountRootfs(ctx context.Context, containerID, imageID, target st
 }
 
 // openEmbedded opens the runtime's parts and takes over what an earlier agent left.
-func openEmbedded(ctx context.Context, o Options, systemd bool) (e *embedded, err error) {
-	e = &embedded{events: server.NewEvents(), host: container.DetectHost(systemd)}
-	defer func() {
-		if err != nil {
-			e.close()
-		}
-	}()
+func openEmbedded(ctx context.Context, o Options, systemd bool) (*embedded, error) {
+	e := &embedded{events: server.NewEvents(), host: container.DetectHost(systemd)}
+	if err := e.open(ctx, o, systemd); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	boot, err := record.BootID()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	log := o.Log.With("part", "cri")
 	if e.ns, err = mountns.Open(filepath.Join(o.StateDir, "ns"), log); err != nil {
-		return nil, err
+		return err
 	}
 	if e.images, err = image.Open(ctx, image.Config{Root: filepath.Join(o.RootDir, "images"), CertsDir: o.CertsDir, Logger: log}); err != nil {
-		return nil, err
+		return err
 	}
 	if e.binary, err = ociruntime.Find(ctx, o.OCIRuntime); err != nil {
-		return nil, err
+		return err
 	}
 	log.Info("OCI runtime chosen", "name", e.binary.Name, "version", e.binary.Version, "path", e.binary.Path, "why", e.binary.Why)
 	oci := ociruntime.New(e.binary, filepath.Join(o.StateDir, "oci"), systemd, e.ns)
 	exits := filepath.Join(o.StateDir, "exits")
 	if err := os.MkdirAll(exits, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	if e.monitor, err = monitor.Open(monitor.Config{Path: o.Conmon, Runtime: oci, Starter: e.ns, ExitDir: exits, Cgroup: filepath.Join(o.CgroupRoot, monitorsGroup), Log: log}); err != nil {
-		return nil, err
+		return err
 	}
 	if e.network, err = cni.Open(cni.Config{ConfDirs: o.CNIConfDirs, BinDirs: o.CNIBinDirs, Dir: filepath.Join(o.RootDir, "cni"), Subnets: o.Subnets, Log: log}); err != nil {
-		return nil, err
+		return err
 	}
 	e.sandboxes, err = sandbox.Open(sandbox.Config{
 		Dir: filepath.Join(o.StateDir, "sandboxes"), BootID: boot, Pins: e.ns, Network: podNetwork{e.network}, SystemdCgroup: systemd, Log: log,
 		OnChange: e.events.OnSandbox,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	e.containers, err = container.Open(container.Config{
 		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Monitor: e.monitor, Host: e.host, Log: log,
 		OnEvent: e.events.OnContainer,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if e.streaming, err = stream.Open(stream.Config{Runtime: e.containers, Sandboxes: podNamespaces{e.sandboxes}, Log: log}); err != nil {
-		return nil, err
+		return err
 	}
-	return e, e.restore(ctx, o)
+	return e.restore(ctx, o)
 }
 
 // podNamespaces is sandbox.Store as cri/stream wants it.
