@@ -63,6 +63,10 @@ bench: ## measure Berth and the peer (kubelet, containerd, runc) side by side
 	$(MAKE) build
 	sh test/bench/run.sh
 
+.PHONY: vm
+vm: ## check Berth under systemd on cgroup v2, v1 and hybrid in an emulated machine (about half an hour)
+	sh test/vm/check.sh $(VM)
+
 .PHONY: install
 install: build ## install the binary, the systemd unit and a commented configuration
 	install -D -m 0755 bin/berth $(DESTDIR)$(PREFIX)/bin/berth
