@@ -112,6 +112,10 @@ func (r *Rootfs) load() error {
 	if err != nil {
 		return fmt.Errorf("list root filesystems: %w", err)
 	}
+	mounts, err := uppers()
+	if err != nil {
+		return err
+	}
 	for _, e := range entries {
 		id := e.Name()
 		if id == trashDir || id == emptyDir || id == probeDir {
@@ -126,13 +130,37 @@ func (r *Rootfs) load() error {
 			if err := r.discard(id); err != nil {
 				r.log.Warn("cannot remove a void root filesystem", "container", id, "err", err)
 			}
+		case !mounts[filepath.Join(r.dir, id, "upper")]:
+			// What a power cut leaves of a file that was never synced. Writable layers
+			// of this boot are mounted from their ref on until they are given up.
+			r.log.Info("removing a root filesystem of an earlier boot whose reference is torn", "container", id, "err", err)
+			if err := r.discard(id); err != nil {
+				r.log.Warn("cannot remove a void root filesystem", "container", id, "err", err)
+			}
 		default:
-			// Perhaps in use: kept, and no layer is removed while it is there.
+			// In use: kept, and no layer is removed while it is there.
 			r.log.Warn("unreadable reference of a root filesystem: layers are kept until it is removed", "container", id, "err", err)
 			r.refs[id] = Ref{Boot: r.boot, Container: id}
 		}
 	}
 	return nil
+}
+
+// uppers are the writable layers of all overlays that are mounted.
+func uppers() (map[string]bool, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("overlay"))
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table to find root filesystems in use: %w", err)
+	}
+	dirs := map[string]bool{}
+	for _, m := range mounts {
+		for _, o := range strings.Split(m.VFSOptions, ",") {
+			if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+				dirs[dir] = true
+			}
+		}
+	}
+	return dirs, nil
 }
 
 func (r *Rootfs) readRef(id string) (Ref, error) {

@@ -194,3 +194,44 @@ func TestPin(t *testing.T) {
 		}
 	}
 }
+
+// TestTornRef: a power cut leaves an empty ref. If nothing is mounted from it, it
+// is of an earlier boot and must not keep layers for ever; if something is, it stays.
+func TestTornRef(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	d := dirs(t, "rw", "lower", "targets")
+	r := openRootfs(t, d["rw"])
+	for _, id := range []string{"cut", "used"} {
+		ref := Ref{Container: id, Image: "sha256:1", Chain: "sha256:2", Target: filepath.Join(d["targets"], id), Lower: []string{d["lower"]}}
+		if err := r.Pin(ref); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Mount(id, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(filepath.Join(d["rw"], id, "ref"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { unmountAll(filepath.Join(d["targets"], "used")) })
+	if err := unmountAll(filepath.Join(d["targets"], "cut")); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+
+	r = openRootfs(t, d["rw"])
+	defer r.Close()
+	if l := r.List(); len(l) != 1 || l[0].Container != "used" || !r.Damaged() {
+		t.Errorf("kept %v, damaged %v; want only what is mounted", l, r.Damaged())
+	}
+	if _, err := os.Lstat(filepath.Join(d["rw"], "cut")); !os.IsNotExist(err) {
+		t.Errorf("the root filesystem of an earlier boot is still there: %v", err)
+	}
+	if err := r.Unmount("used", filepath.Join(d["targets"], "used")); err != nil {
+		t.Fatal(err)
+	}
+	if r.Damaged() {
+		t.Error("still damaged when all is removed")
+	}
+}
