@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // fake makes a host of files: path to content; a path that ends in "/" is a directory.
@@ -166,6 +168,26 @@ func TestBytesText(t *testing.T) {
 	for n, want := range map[uint64]string{12: "12.0 B", 3 << 29: "1.5 GiB", 1 << 55: "32768.0 TiB"} {
 		if got := bytesText(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestSpaceInMemory: a small /run is enough for state; a small disk is not for images.
+func TestSpaceInMemory(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it mounts a small tmpfs")
+	}
+	for size, want := range map[string]State{"100m": OK, "32m": Warning, "8m": Failed} {
+		dir := t.TempDir()
+		if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+		got := host{}.spaceOf(dir, "state")
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+		if got.State != want {
+			t.Errorf("%s: %+v, want %v", size, got, want)
 		}
 	}
 }

@@ -129,8 +129,12 @@ func (h host) cgroups() []Check {
 	if mode != "v2" {
 		all[0] = warn(cgroupsGroup, "cgroup mode", mode+": it works, but Kubernetes has given up v1", "boot with systemd.unified_cgroup_hierarchy=1")
 	}
-	if unix.Statfs(root, &st) == nil && st.Flags&unix.ST_RDONLY != 0 && h.o.Root == "" {
-		all = append(all, failed(cgroupsGroup, "writable", "/sys/fs/cgroup is mounted read-only", "mount -o remount,rw /sys/fs/cgroup"))
+	at := root
+	if mode != "v2" { // systemd mounts what only holds v1's mount points read-only: a hierarchy tells
+		at = filepath.Join(root, "memory")
+	}
+	if unix.Statfs(at, &st) == nil && st.Flags&unix.ST_RDONLY != 0 && h.o.Root == "" {
+		all = append(all, failed(cgroupsGroup, "writable", at+" is mounted read-only", "mount -o remount,rw "+at))
 	}
 	var found, lost []string
 	for _, c := range controllers {

@@ -119,10 +119,12 @@ func (h host) openFiles() Check {
 	return ok(limits, "open files", strconv.FormatUint(r.Max, 10))
 }
 
-// Space left below which a directory is a warning, and below which it fails.
+// Space left below which a directory is a warning, and below which it fails. In
+// memory lies the state directory: records and bundles, some 100 KiB a pod.
 const (
-	lowBytes, noBytes = 2 << 30, 200 << 20
-	lowInodes         = 20000
+	lowBytes, noBytes   = 2 << 30, 200 << 20
+	lowMemory, noMemory = 64 << 20, 16 << 20
+	lowInodes           = 20000
 )
 
 func (h host) space() []Check {
@@ -143,13 +145,16 @@ func (h host) spaceOf(dir, use string) Check {
 		}
 		at = filepath.Dir(at)
 	}
-	free := st.Bavail * uint64(st.Bsize)
+	free, low, no := st.Bavail*uint64(st.Bsize), uint64(lowBytes), uint64(noBytes)
+	if st.Type == unix.TMPFS_MAGIC {
+		low, no = lowMemory, noMemory
+	}
 	found := fmt.Sprintf("%s free in %s", bytesText(free), dir)
 	fix := "berth get images, then berth images rm what is not used; or choose another directory"
 	switch {
-	case free < noBytes:
+	case free < no:
 		return failed("Space", name, found, fix)
-	case free < lowBytes:
+	case free < low:
 		return warn("Space", name, found, fix)
 	case st.Files > 0 && st.Ffree < lowInodes:
 		return warn("Space", name, fmt.Sprintf("%s, but only %d files more", found, st.Ffree), fix)
