@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,10 +23,30 @@ type attachment struct {
 	IPs      []string        `json:"ips,omitempty"` // once ADD has answered
 }
 
-// attachments are the records in one directory, one file a sandbox.
-type attachments struct{ dir string }
+// attachments are the records, one file a sandbox. Those of the default network
+// are in boot: after a reboot nothing is left that they could release.
+type attachments struct{ dir, boot string }
 
-func (a attachments) path(sandbox string) string { return filepath.Join(a.dir, sandbox+".json") }
+// in is the directory of the records of the default network, or of the others.
+func (a attachments) in(owned bool) string {
+	if owned {
+		return a.boot
+	}
+	return a.dir
+}
+
+// path is where a sandbox's record is, if it has one.
+func (a attachments) path(sandbox string) string {
+	if path := filepath.Join(a.boot, sandbox+".json"); exists(path) {
+		return path
+	}
+	return filepath.Join(a.dir, sandbox+".json")
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
 
 // write stores x; with flush it is on the disk when write returns.
 func (a attachments) write(x *attachment, flush bool) error {
@@ -33,7 +54,8 @@ func (a attachments) write(x *attachment, flush bool) error {
 	if err != nil {
 		return err
 	}
-	temporary := filepath.Join(a.dir, "."+x.Request.SandboxID+".tmp")
+	dir := a.in(x.Owned)
+	temporary := filepath.Join(dir, "."+x.Request.SandboxID+".tmp")
 	failpoint.Hit("cni/record-write")
 	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -47,11 +69,11 @@ func (a attachments) write(x *attachment, flush bool) error {
 		return fmt.Errorf("write the attachment record %s: %w", temporary, err)
 	}
 	failpoint.Hit("cni/record-rename")
-	if err := os.Rename(temporary, a.path(x.Request.SandboxID)); err != nil {
+	if err := os.Rename(temporary, filepath.Join(dir, x.Request.SandboxID+".json")); err != nil {
 		return err
 	}
 	if flush {
-		return syncDir(a.dir)
+		return syncDir(dir)
 	}
 	return nil
 }
@@ -102,20 +124,23 @@ func (a attachments) erase(sandbox string) error {
 // list returns the sandboxes that have a record, and drops half-written ones:
 // their ADD was never called.
 func (a attachments) list() ([]string, error) {
-	entries, err := os.ReadDir(a.dir)
-	if err != nil {
-		return nil, err
-	}
 	var ids []string
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
-			failpoint.Hit("cni/record-drop-temporary")
-			_ = os.Remove(filepath.Join(a.dir, e.Name())) // found again the next time
-			continue
+	for _, dir := range []string{a.dir, a.boot} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
 		}
-		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
-			ids = append(ids, id)
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
+				failpoint.Hit("cni/record-drop-temporary")
+				_ = os.Remove(filepath.Join(dir, e.Name())) // found again the next time
+				continue
+			}
+			if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+				ids = append(ids, id)
+			}
 		}
 	}
-	return ids, nil
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
 }

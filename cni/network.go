@@ -33,6 +33,9 @@ type Config struct {
 	ConfDirs []string // default /etc/cni/net.d
 	BinDirs  []string // default /opt/cni/bin, /usr/lib/cni
 	Dir      string   // Berth's own: attachment records, default network
+	// BootDir holds what a reboot makes void: the addresses and attachments of
+	// the default network. In memory they cost a pod's start least. Dir if empty.
+	BootDir string
 	// Timeout bounds one call of all plugins of a network; 30 s if zero.
 	Timeout time.Duration
 	// Subnets are the default network's address ranges; chosen if empty.
@@ -69,6 +72,7 @@ type Result struct {
 type Network struct {
 	cfg     Config
 	cni     *libcni.CNIConfig
+	cniOwn  *libcni.CNIConfig // for the default network
 	records attachments
 	own     *ownNetwork
 
@@ -93,11 +97,14 @@ func Open(cfg Config) (*Network, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 30 * time.Second
 	}
+	if cfg.BootDir == "" {
+		cfg.BootDir = cfg.Dir
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	records := attachments{filepath.Join(cfg.Dir, "attachments")}
-	for _, d := range []string{cfg.Dir, records.dir} {
+	records := attachments{dir: filepath.Join(cfg.Dir, "attachments"), boot: filepath.Join(cfg.BootDir, "attachments")}
+	for _, d := range []string{cfg.Dir, records.dir, records.boot} {
 		failpoint.Hit("cni/mkdir")
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
@@ -105,11 +112,20 @@ func Open(cfg Config) (*Network, error) {
 	}
 	n := &Network{
 		slots: make(chan struct{}, atOnce),
-		cfg:   cfg, records: records, own: &ownNetwork{dir: cfg.Dir, subnets: cfg.Subnets},
-		cni: libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.Dir, "cache"), &runner{version.PluginDecoder{}}),
+		cfg:   cfg, records: records, own: &ownNetwork{dir: cfg.Dir, boot: cfg.BootDir, subnets: cfg.Subnets},
+		cni:    libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.Dir, "cache"), &runner{version.PluginDecoder{}}),
+		cniOwn: libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.BootDir, "cache"), &runner{version.PluginDecoder{}}),
 	}
 	n.reload()
 	return n, nil
+}
+
+// plugins calls those of the default network, or of another, and caches their answers.
+func (n *Network) plugins(owned bool) *libcni.CNIConfig {
+	if owned {
+		return n.cniOwn
+	}
+	return n.cni
 }
 
 // reload chooses the network anew: the first valid conflist, else the default.
@@ -199,7 +215,7 @@ func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
 		return Result{}, err
 	}
 	defer done()
-	answer, err := n.cni.AddNetworkList(ctx, list, runtimeConf(r))
+	answer, err := n.plugins(cur.owned).AddNetworkList(ctx, list, runtimeConf(r))
 	if CodeOf(err) == Exhausted && cur.owned {
 		err = n.exhausted(err)
 	}
@@ -287,7 +303,7 @@ func (n *Network) Check(ctx context.Context, r Request) error {
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
 	defer cancel()
 	x.Request.NetNS = r.NetNS
-	return asError("CHECK", n.cni.CheckNetworkList(ctx, list, runtimeConf(x.Request)))
+	return asError("CHECK", n.plugins(x.Owned).CheckNetworkList(ctx, list, runtimeConf(x.Request)))
 }
 
 // Delete detaches a sandbox: DEL of the plugins that ADD was, or may have been,
@@ -304,7 +320,7 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	if errors.Is(err, errTorn) {
 		// What it said is lost: ask the plugins of now to release what they have for this sandbox.
 		if cur := n.current.Load(); cur != nil {
-			x, err = &attachment{Request: Request{SandboxID: sandbox}, Conflist: cur.list.Bytes}, nil
+			x, err = &attachment{Request: Request{SandboxID: sandbox}, Owned: cur.owned, Conflist: cur.list.Bytes}, nil
 		}
 	}
 	if err != nil || x == nil {
@@ -323,7 +339,7 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 		return err
 	}
 	defer done()
-	if err := n.cni.DelNetworkList(ctx, list, runtimeConf(x.Request)); err != nil {
+	if err := n.plugins(x.Owned).DelNetworkList(ctx, list, runtimeConf(x.Request)); err != nil {
 		return asError("DEL", err)
 	}
 	return asError("DEL", n.records.erase(sandbox))
@@ -360,7 +376,7 @@ func (n *Network) GC(ctx context.Context, valid []string) error {
 		if ok, err := version.GreaterThanOrEqualTo(cur.list.CNIVersion, "1.1.0"); err == nil && ok {
 			ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
 			defer cancel()
-			errs = append(errs, asError("GC", n.cni.GCNetworkList(ctx, cur.list, args)))
+			errs = append(errs, asError("GC", n.plugins(cur.owned).GCNetworkList(ctx, cur.list, args)))
 		}
 	}
 	return errors.Join(errs...)

@@ -26,6 +26,7 @@ import (
 // 13 ms instead of 59, a DEL 36 instead of 180 (measured with the plugins 1.1.1).
 type ownNetwork struct {
 	dir     string
+	boot    string // addresses: gone after a reboot, as the sandboxes that have them
 	subnets []string
 }
 
@@ -38,7 +39,7 @@ type chosen struct {
 
 const ownName = "berth"
 
-func (o *ownNetwork) leaseDir() string { return filepath.Join(o.dir, "leases") }
+func (o *ownNetwork) leaseDir() string { return filepath.Join(o.boot, "leases") }
 
 // open sets the host up for the default network and writes its conflist.
 // Idempotent.

@@ -44,5 +44,5 @@ func (n *Network) Audit(valid []string) ([]string, error) {
 func (n *Network) Purge(ctx context.Context) error {
 	err := errors.Join(n.GC(ctx, nil), n.own.remove())
 	failpoint.Hit("cni/purge")
-	return errors.Join(err, os.RemoveAll(n.cfg.Dir))
+	return errors.Join(err, os.RemoveAll(n.cfg.Dir), os.RemoveAll(n.cfg.BootDir))
 }

@@ -80,7 +80,7 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	if e.monitor, err = monitor.Open(monitor.Config{Path: o.Conmon, Runtime: oci, Starter: e.ns, ExitDir: exits, Cgroup: filepath.Join(o.CgroupRoot, monitorsGroup), Log: log}); err != nil {
 		return err
 	}
-	if e.network, err = cni.Open(cni.Config{ConfDirs: o.CNIConfDirs, BinDirs: o.CNIBinDirs, Dir: filepath.Join(o.RootDir, "cni"), Subnets: o.Subnets, Log: log}); err != nil {
+	if e.network, err = cni.Open(cni.Config{ConfDirs: o.CNIConfDirs, BinDirs: o.CNIBinDirs, Dir: filepath.Join(o.RootDir, "cni"), BootDir: filepath.Join(o.StateDir, "cni"), Subnets: o.Subnets, Log: log}); err != nil {
 		return err
 	}
 	e.sandboxes, err = sandbox.Open(sandbox.Config{
