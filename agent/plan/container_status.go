@@ -123,7 +123,7 @@ func (d *decision) restartWaits(m *member) *v1.ContainerStateWaiting {
 // failureWaits tells of a failed pull or start, nil if there is none.
 func (d *decision) failureWaits(m *member) *v1.ContainerStateWaiting {
 	if f, ok := d.Failures[pod.ImageSlot(m.name)]; ok {
-		if f.Reason == pod.ErrImagePull && !d.Now.Before(pullBackOffShown(f)) {
+		if pullFailed(f) && !d.Now.Before(pullBackOffShown(f)) {
 			return &v1.ContainerStateWaiting{Reason: string(pod.ImagePullBackOff), Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", m.spec.Image, f.Reason, f.Message)}
 		}
 		return &v1.ContainerStateWaiting{Reason: string(f.Reason), Message: f.Message}
@@ -212,4 +212,14 @@ func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
 		out = append(out, s)
 	}
 	return out
+}
+
+// pullFailed tells a pull that was tried and failed from an image that is never
+// pulled, or whose name is none.
+func pullFailed(f pod.Failure) bool {
+	switch f.Reason {
+	case pod.ErrImageNeverPull, pod.InvalidImageName, pod.ImageInspectError:
+		return false
+	}
+	return true
 }

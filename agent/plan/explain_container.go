@@ -17,7 +17,7 @@ func (d *decision) explainContainer(m *member) (pod.Explanation, bool) {
 	case pulling && !m.running():
 		e.Cause = sentence(fmt.Sprintf("The image %q of container %s cannot be had: %%s.", m.spec.Image, m.name), f.Message)
 		e.Reason, e.Since, e.Next, e.NextAt = f.Reason, f.First, "It is pulled again.", f.NotBefore
-		if f.Reason == pod.ErrImagePull && !d.Now.Before(pullBackOffShown(f)) {
+		if pullFailed(f) && !d.Now.Before(pullBackOffShown(f)) {
 			e.Reason = pod.ImagePullBackOff
 		}
 		return e, true

@@ -39,7 +39,7 @@ func (d *decision) pullImage(m *member, attempt uint32) bool {
 	if d.start(a) {
 		return false
 	}
-	if f, ok := d.Failures[a.Slot]; ok && f.Reason == pod.ErrImagePull {
+	if f, ok := d.Failures[a.Slot]; ok && pullFailed(f) {
 		if at := pullBackOffShown(f); d.Now.Before(at) {
 			d.wake(at)
 		}

@@ -94,7 +94,7 @@ func Binary(t testing.TB, env string, tags ...string) string {
 
 func (a *Agent) cleanup() {
 	if a.T.Failed() {
-		a.T.Logf("the agent's log:\n%s", a.Log(200))
+		a.T.Logf("the agent's log:\n%s", a.Log(80))
 	}
 	a.Stop()
 	a.Purge()
@@ -119,7 +119,7 @@ func (a *Agent) CRISocket() string { return a.Dir + "/run/cri.sock" }
 // Spawn starts the agent process and does not wait for it.
 func (a *Agent) Spawn() {
 	a.T.Helper()
-	args := append([]string{"agent", "--manifest-dir", a.Manifests, "--log-level", "debug"}, a.dirFlags()...)
+	args := append([]string{"agent", "--manifest-dir", a.Manifests, "--log-level", "info"}, a.dirFlags()...)
 	cmd := exec.Command(a.Binary, append(args, a.Flags...)...)
 	cmd.Env = append(os.Environ(), a.Env...)
 	cmd.Stdout, cmd.Stderr = a.log, a.log

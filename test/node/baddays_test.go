@@ -77,10 +77,7 @@ func TestBadDays(t *testing.T) {
 		"missing image": func(t *testing.T, a *Agent) {
 			a.Place("m.yaml", strings.Replace(podOf("m", "", ""), Busybox, "127.0.0.1:1/no/such:1", 1))
 			a.Wait("m", 30*time.Second, func(p *v1.Pod) error {
-				if waiting("ErrImagePull", "127.0.0.1:1")(p) == nil || waiting("ImagePullBackOff", "127.0.0.1:1")(p) == nil {
-					return nil
-				}
-				return fmt.Errorf("no pull error told")
+				return waiting("ImagePullBackOff", "127.0.0.1:1")(p)
 			})
 			a.why("m", "127.0.0.1:1/no/such:1")
 			a.Unplace("m.yaml")

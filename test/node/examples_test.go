@@ -138,7 +138,7 @@ func testWeb(t *testing.T, a *Agent) {
 	if err != nil || !strings.Contains(page, "It works") {
 		t.Fatalf("the page through the pod network: %q, %v", page, err)
 	}
-	if s := criStatus(t, a, "web", "web"); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || s.Image.Image != Busybox {
+	if s := criStatus(t, a, "web", "web"); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || s.Image.UserSpecifiedImage != Busybox {
 		t.Errorf("CRI says %v, image %v", s.State, s.Image)
 	}
 	out := a.Must("exec", "web", "--", "id", "-u")
