@@ -1,8 +1,11 @@
 package ocispec
 
 import (
+	"fmt"
 	"path"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -131,7 +134,7 @@ func environment(in Input) []string {
 
 // annotations are ours alone, for people who read a bundle.
 func annotations(in Input) map[string]string {
-	return map[string]string{
+	a := map[string]string{
 		"io.kubernetes.cri.container-type":    "container",
 		"io.kubernetes.cri.container-name":    in.Config.GetMetadata().GetName(),
 		"io.kubernetes.cri.sandbox-id":        in.Sandbox.ID,
@@ -139,6 +142,25 @@ func annotations(in Input) map[string]string {
 		"io.kubernetes.cri.sandbox-namespace": in.Sandbox.Namespace,
 		"io.kubernetes.cri.sandbox-uid":       in.Sandbox.UID,
 	}
+	if in.Host.SystemdCgroup {
+		a["org.systemd.property.TimeoutStopUSec"] = fmt.Sprintf("uint64 %d", stopTime(in).Microseconds())
+	}
+	return a
+}
+
+// maxStop is how long systemd waits for a scope if nobody says otherwise.
+const maxStop = 90 * time.Second
+
+// stopTime is how long systemd, when the host goes down, waits for a container
+// that does not end at SIGTERM: no longer than its pod is given at any other
+// time. Most programs that are process 1 without a handler never end at it, and
+// each reboot would take maxStop.
+func stopTime(in Input) time.Duration {
+	grace, err := strconv.ParseInt(in.Config.GetAnnotations()["io.kubernetes.pod.terminationGracePeriod"], 10, 32)
+	if err != nil || grace < 0 {
+		grace = 30 // the default of Kubernetes
+	}
+	return min(maxStop, max(time.Second, time.Duration(grace)*time.Second))
 }
 
 // setNamespaces joins the sandbox's namespaces. A namespace that should be the

@@ -136,6 +136,25 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestStopTime: systemd waits no longer than the pod's grace period, and only
+// its scopes are told so.
+func TestStopTime(t *testing.T) {
+	const property = "org.systemd.property.TimeoutStopUSec"
+	for grace, want := range map[string]string{
+		"5": "uint64 5000000", "0": "uint64 1000000", "3600": "uint64 90000000", "-1": "uint64 30000000", "": "uint64 30000000", "'x": "uint64 30000000",
+	} {
+		in := base()
+		in.Host.SystemdCgroup = true
+		in.Config.Annotations = map[string]string{"io.kubernetes.pod.terminationGracePeriod": grace, property: "uint64 0"}
+		if got := annotations(in)[property]; got != want {
+			t.Errorf("grace period %q: %q, want %q", grace, got, want)
+		}
+	}
+	if got, ok := annotations(base())[property]; ok {
+		t.Errorf("without systemd: %q", got)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*Input)
