@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/berthd/berth/agent/pod"
@@ -54,12 +55,19 @@ func (c Config) sandboxHostname(p *v1.Pod) (string, error) {
 	return fqdn, nil
 }
 
-// portMappings are those of the main containers, each once.
+// portMappings are those of the containers that run while the pod does, sidecars
+// among them, each once.
 func portMappings(p *v1.Pod) []*cri.PortMapping {
+	containers := slices.Clone(p.Spec.Containers)
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
+			containers = append(containers, c)
+		}
+	}
 	var all []*cri.PortMapping
-	for i := range p.Spec.Containers {
+	for i := range containers {
 		seen := map[string]bool{}
-		for _, port := range p.Spec.Containers[i].Ports {
+		for _, port := range containers[i].Ports {
 			key := port.Name
 			if key == "" {
 				family := "any"

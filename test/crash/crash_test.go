@@ -20,7 +20,7 @@ import (
 )
 
 // sampleSize is how many places a sample run kills at.
-const sampleSize = 24
+const sampleSize = 100
 
 const manifest = `apiVersion: v1
 kind: ConfigMap
@@ -256,12 +256,12 @@ func (l *life) check(before node.Host) {
 	}
 	node.Eventually(l.T, 15*time.Second, func() error {
 		var left []string
-		for _, x := range node.ReadHost(l.T).Added(before) {
+		for _, x := range node.ReadHost(l.T).Added(before, l.Marks()) {
 			if !strings.Contains(x, l.Binary) {
 				left = append(left, x)
 			}
 		}
-		for _, pattern := range []string{"run/sandboxes/*", "run/containers/*", "run/exits/*", "run/pods/*", "root/pods/*", "root/records/*", "root/cni/attachments/*", "root/images/rw/*"} {
+		for _, pattern := range []string{"run/sandboxes/*", "run/containers/*", "run/exits/*", "run/pods/*", "root/pods/*", "root/records/*", "root/cni/attachments/*", "root/images/rw/[^.]*"} {
 			found, _ := filepath.Glob(filepath.Join(l.Dir, pattern))
 			left = append(left, found...)
 		}

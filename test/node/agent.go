@@ -142,6 +142,26 @@ func (a *Agent) Start() {
 	})
 }
 
+// Marks are what everything of this agent on the host is recognized by: its
+// directory, which names its mounts, processes and cgroups, and the bridge and
+// address ranges of its default network. Call it while the agent runs.
+func (a *Agent) Marks() []string {
+	a.T.Helper()
+	marks := []string{filepath.Base(a.Dir)}
+	body, err := os.ReadFile(a.Dir + "/root/cni/default.json")
+	if err != nil {
+		a.T.Fatalf("the agent has no default network: %v", err)
+	}
+	var network struct {
+		Bridge  string   `json:"bridge"`
+		Subnets []string `json:"subnets"`
+	}
+	if err := json.Unmarshal(body, &network); err != nil || network.Bridge == "" {
+		a.T.Fatalf("default.json: %v: %s", err, body)
+	}
+	return append(marks, append(network.Subnets, network.Bridge, strings.ToUpper(network.Bridge))...)
+}
+
 // Pid is the agent's process ID, 0 when it does not run.
 func (a *Agent) Pid() int {
 	a.running.mu.Lock()

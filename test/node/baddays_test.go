@@ -61,14 +61,15 @@ func (a *Agent) why(name string, texts ...string) {
 // sees that each pod says why it does not run, and that a good pod beside them
 // is not harmed.
 func TestBadDays(t *testing.T) {
-	before := ReadHost(t)
+	before, marks := ReadHost(t), []string(nil)
 	t.Cleanup(func() {
-		if added := ReadHost(t).Added(before); len(added) > 0 {
+		if added := ReadHost(t).Added(before, marks); len(added) > 0 {
 			t.Errorf("left behind on the host:\n%s", strings.Join(added, "\n"))
 		}
 	})
 	a := New(t, Binary(t, "BERTH_BIN"))
 	a.Start()
+	marks = a.Marks()
 	a.ImportBusybox()
 	a.Place("good.yaml", podOf("good", "", ""))
 	good := a.Wait("good", 30*time.Second, Ready)

@@ -98,15 +98,16 @@ func TestExamples(t *testing.T) {
 	binary := Binary(t, "BERTH_BIN")
 	for _, oci := range []string{"crun", "runc"} {
 		t.Run(oci, func(t *testing.T) {
-			before := ReadHost(t)
+			before, marks := ReadHost(t), []string(nil)
 			t.Cleanup(func() { // runs after the agent's own clean-up
-				if added := ReadHost(t).Added(before); len(added) > 0 {
+				if added := ReadHost(t).Added(before, marks); len(added) > 0 {
 					t.Errorf("left behind on the host:\n%s", strings.Join(added, "\n"))
 				}
 			})
 			a := New(t, binary)
 			a.Flags = []string{"--oci-runtime", oci}
 			a.Start()
+			marks = a.Marks()
 			a.ImportBusybox()
 			covered := map[string]func(*testing.T, *Agent){
 				"web": testWeb, "init-sidecar": testInitSidecar, "completes": testCompletes, "crash-loop": testCrashLoop,

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -67,8 +68,10 @@ func ReadHost(t testing.TB) Host {
 	return h
 }
 
-// Added lists what h has and before had not.
-func (h Host) Added(before Host) []string {
+// Added lists what h has and before had not, as far as it names one of marks.
+// Other agents may come and go on the same host meanwhile: what is a's own bears
+// a's directory, its cgroup root, its bridge or its addresses (Agent.Marks).
+func (h Host) Added(before Host, marks []string) []string {
 	var added []string
 	for kind, lines := range h {
 		had := map[string]int{}
@@ -76,7 +79,8 @@ func (h Host) Added(before Host) []string {
 			had[l]++
 		}
 		for _, l := range lines {
-			if had[l]--; had[l] < 0 {
+			own := func(mark string) bool { return strings.Contains(l, mark) }
+			if had[l]--; had[l] < 0 && slices.ContainsFunc(marks, own) {
 				added = append(added, kind+": "+l)
 			}
 		}
