@@ -31,7 +31,11 @@ func (d *decision) containerStatus(m *member) v1.ContainerStatus {
 	d.identify(&cs, shown)
 	switch shown.State {
 	case pod.Running:
-		cs.State.Running = &v1.ContainerStateRunning{StartedAt: wallTime(shown.StartedAt)}
+		if !d.hooked(m) && d.end == endNone { // as in Kubernetes, it runs when its hook has
+			cs.State.Waiting = d.patience()
+		} else {
+			cs.State.Running = &v1.ContainerStateRunning{StartedAt: wallTime(shown.StartedAt)}
+		}
 		if prev := m.before(shown, d.rec.Boot.Gone); prev != nil {
 			cs.LastTerminationState.Terminated = d.terminated(prev)
 		}

@@ -86,7 +86,7 @@ func (d *decision) startSidecar(m *member, open bool) bool {
 		d.startInstance(m, d.restartAt(m), true)
 	}
 	// Once initialised, the loss of a sidecar holds back nothing.
-	return open && (d.initialized || d.started(m) && d.hooked(m))
+	return open && (d.initialized || d.started(m))
 }
 
 func (d *decision) startMain(m *member, open bool) {
@@ -134,9 +134,10 @@ func (d *decision) hooked(m *member) bool {
 	return m.cur != nil && d.rec.Boot.Hooked[m.cur.ID]
 }
 
-// started says that m runs and its startup probe, if it has one, has succeeded.
+// started says that m runs, and that its postStart hook and its startup probe,
+// if it has them, have succeeded.
 func (d *decision) started(m *member) bool {
-	return m.running() && (m.spec.StartupProbe == nil || d.verdict(m, pod.Startup) == pod.Success)
+	return m.running() && d.hooked(m) && (m.spec.StartupProbe == nil || d.verdict(m, pod.Startup) == pod.Success)
 }
 
 func (d *decision) stopping(id pod.ContainerID) bool {

@@ -14,12 +14,12 @@ func (d *decision) verdict(m *member, kind pod.ProbeKind) pod.Verdict {
 	return d.rec.Boot.Verdicts[m.cur.ID][kind].Verdict
 }
 
-// probe lists the probes that shall run: of running mains and sidecars, the
-// startup probe alone until it has succeeded. A container that is being stopped
+// probe lists the probes that shall run: of mains and sidecars that run and have
+// their postStart hook behind them, the startup probe alone until it has succeeded. A container that is being stopped
 // is only asked whether it is ready.
 func (d *decision) probe() {
 	for _, m := range d.members {
-		if !m.known || !m.running() || m.kind != pod.Main && m.kind != pod.Sidecar {
+		if !m.known || !m.running() || !d.hooked(m) || m.kind != pod.Main && m.kind != pod.Sidecar {
 			continue
 		}
 		ending := d.end != endNone || d.stopping(m.cur.ID)
