@@ -2,7 +2,8 @@
 # systemd, with all examples as manifests, seen through the command line and the kernel's own files. In /vm:
 #   install/      what `make install DESTDIR=` made      examples/    the examples
 #   busybox.tar   their image
-# The mode of cgroups is in /proc/cmdline. v2 goes through everything, v1 and hybrid through a shorter form.
+# The mode of cgroups is in /proc/cmdline. v2 goes through everything, power cut and reboot
+# included; v1 and hybrid through a shorter form.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mode=$(sed -n 's/.*berth.cgroup=\([a-z0-9]*\).*/\1/p' /proc/cmdline)
 state=/var/vm-state
@@ -41,7 +42,12 @@ is() { [ "$1" = "$2" ] || { echo "got '$1', want '$2'"; return 1; }; }
 no() { ! "$@"; }
 
 # --- pods through the command line ---
-pods() { berth get pods -A -o json; }
+pods() {
+	timeout 30 berth get pods -A -o json && return
+	# An agent that does not answer tells its log what it waits for.
+	[ $? != 124 ] || kill -QUIT "$(systemctl show -p MainPID --value berth)"
+	return 1
+}
 # pod NAME FILTER: what jq says of the pod.
 pod() { pods | jq -r --arg name "$1" ".items[] | select(.metadata.name == \$name) | $2"; }
 phase() { is "$(pod "$1" .status.phase)" "$2"; }
@@ -159,10 +165,17 @@ left() {
 	} | grep .
 }
 nothing_left() { ! left; }
-addresses() { find /var/lib/berth/cni -type f -name '10.*' -o -type f -name '172.*' -o -type f -name '192.168.*' | wc -l; }
+addresses() { find /var/lib/berth/cni /run/berth/cni -type f -regex '.*/[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+' | wc -l; }
 with_address() { pods | jq '[.items[] | select(.spec.hostNetwork != true and .status.podIP != null and .status.phase == "Running")] | length'; }
 # A pod that has ended may keep its address no longer than its sandbox.
 no_address_leaked() { is "$(addresses)" "$(with_address)"; }
+
+# Each writable layer is of a container that is there.
+no_rootfs_leaked() {
+	for d in /var/lib/berth/images/rw/*; do
+		[ ! -e "$d" ] || [ -e "/run/berth/containers/$(basename "$d")" ] || { echo "$d"; return 1; }
+	done
+}
 
 # --- steps ---
 network() {
@@ -294,7 +307,7 @@ verdict() {
 	if [ $failed != 0 ]; then
 		say "the agent's log, warnings and errors"
 		journalctl -u berth --no-pager -o cat | grep -E 'level=(WARN|ERROR)' | cut -c1-500 | tail -n 40
-		journalctl -u berth --no-pager -o cat | grep -A 25 '^panic:' | cut -c1-200 | head -n 60
+		journalctl -u berth --no-pager -o cat | grep -A 40 -E '^(panic|SIGQUIT)' | cut -c1-200 | head -n 120
 	fi
 	say "$mode: $passed passed, $failed failed"
 	[ $failed = 0 ] && echo "VM-RESULT ok" || echo "VM-RESULT failed"
@@ -319,6 +332,27 @@ after_cut() {
 	within 30 "no address leaked" no_address_leaked
 	check "limits" limits
 	check "the page by the host port" page http://127.0.0.1:8088/ "Hello from a pod"
+	check "nothing of an earlier boot is left among the root filesystems" no_rootfs_leaked
+	say "reboot with all pods running"
+	echo $passed >$state/passed
+	echo $failed >$state/failed
+	date +%s >$state/reboot
+	echo "VM-REBOOT"
+	systemctl --no-block reboot
+	sleep 1000
+}
+
+after_reboot() {
+	say "after the reboot"
+	passed=$(cat $state/passed) failed=$(cat $state/failed)
+	network
+	down=$(journalctl -b -1 -n 1 -o short-unix --no-pager | sed 's/\..*//')
+	took=$((down - $(cat $state/reboot)))
+	check "the machine went down in $took s: no pod held it up for longer than its grace period" [ $took -lt 60 ]
+	within 60 "the agent answers" answers
+	for p in web init-sidecar shared-volume host-privileged shared-pid hooks hello sized told late; do within 180 "$p is Ready again" ready $p; done
+	within 30 "no address leaked" no_address_leaked
+	check "nothing of an earlier boot is left among the root filesystems" no_rootfs_leaked
 	check "berth stop" berth stop told
 	take_away
 	place
@@ -373,4 +407,4 @@ short() {
 	verdict
 }
 
-if [ -e $state/counts ]; then after_cut; elif [ "$mode" = v2 ]; then full; else short; fi
+if [ -e $state/reboot ]; then after_reboot; elif [ -e $state/counts ]; then after_cut; elif [ "$mode" = v2 ]; then full; else short; fi

@@ -2,7 +2,7 @@
 # run.sh SCRIPT [FILE...]: boots the machine of build.sh on a fresh disk, with SCRIPT as /vm/script and each FILE (or
 # directory) in /vm, runs SCRIPT as root once the machine is up and prints what it says; ends with SCRIPT's verdict:
 # the last line "VM-RESULT ok" is success. The line "VM-POWER-CUT" makes run.sh cut the power (kill qemu) and boot the
-# same disk again.
+# same disk again; "VM-REBOOT" announces that the machine reboots by itself.
 #   VM_CGROUP=v2|v1|hybrid   how systemd mounts cgroups (default v2)
 #   VM_ACCEL                 qemu's accelerator (-accel tcg,thread=multi -cpu max; -accel kvm -cpu host where there is one)
 #   VM_MEM, VM_SIZE, VM_TIME memory in MiB (2048), disk (6G), seconds until it is given up (3600)
@@ -35,7 +35,7 @@ rm -rf "$files"
 accel=${VM_ACCEL:--accel tcg,thread=multi -cpu max}
 boot() {
 	# shellcheck disable=SC2086 # lists of words
-	exec nice qemu-system-x86_64 $accel -m "${VM_MEM:-2048}" -smp 2 -netdev user,id=n,restrict=on -device virtio-net-pci,netdev=n,romfile= -nographic -monitor none -no-reboot \
+	exec nice qemu-system-x86_64 $accel -m "${VM_MEM:-2048}" -smp 2 -netdev user,id=n,restrict=on -device virtio-net-pci,netdev=n,romfile= -nographic -monitor "unix:$vm/monitor-$mode,server,nowait" -no-reboot \
 		-kernel "$vm"/root/boot/vmlinuz-*-cloud-amd64 -initrd "$vm"/root/boot/initrd.img-*-cloud-amd64 \
 		-drive "file=$disk,format=raw,if=virtio,cache=none" -drive "file=$disk.files,format=raw,if=virtio,cache=none" \
 		-append "console=ttyS0 root=/dev/vda rw $cgroup berth.cgroup=$mode quiet systemd.show_status=0" </dev/null >>"$console" 2>&1
@@ -53,6 +53,7 @@ qemu=
 trap '[ -z "$qemu" ] || kill -9 "$qemu" 2>/dev/null || true; rm -f "$disk" "$disk.files"' EXIT
 trap 'exit 130' INT TERM
 cuts=0
+reboots=0
 boot & qemu=$!
 while :; do
 	sleep 0.5
@@ -64,7 +65,10 @@ while :; do
 		echo "-- the power was cut; booting again --"
 		boot & qemu=$!
 	elif ! kill -0 $qemu 2>/dev/null; then
-		break
+		[ "$(grep -c '^VM-REBOOT' "$console")" -gt $reboots ] || break
+		reboots=$((reboots + 1))
+		echo "-- the machine has gone down; booting again --"
+		boot & qemu=$!
 	elif [ "$(date +%s)" -gt $end ]; then
 		echo "the machine was given up after ${VM_TIME:-3600} s" >&2
 		exit 1
