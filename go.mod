@@ -1,6 +1,6 @@
 module github.com/berthd/berth
 
-go 1.26.3
+go 1.26.8
 
 require (
 	github.com/cockroachdb/datadriven v1.0.3
