@@ -1,18 +1,20 @@
 #!/bin/sh
-# down.sh: ends all pods gracefully, then the agent that up.sh started. Does nothing when there is none.
+# down.sh: ends all pods gracefully, then the agent. Does nothing when there is none.
 set -eu
 berth=$(pwd)/bin/berth
-pidfile=/run/berth/agent.pid
 if [ -x "$berth" ] && "$berth" get pods >/dev/null 2>&1; then
-	"$berth" stop --all --grace-period 5 || true
-fi
-if [ -f $pidfile ]; then
-	pid=$(cat $pidfile)
-	if grep -q berth "/proc/$pid/cmdline" 2>/dev/null; then
-		kill "$pid"
-		i=0
-		while kill -0 "$pid" 2>/dev/null && [ $i -lt 100 ]; do i=$((i + 1)); sleep 0.1; done
-	fi
-	rm -f $pidfile
+	"$berth" stop --all --grace-period 5
+	pid=$("$berth" version -o json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+	kill "$pid"
+	i=0
+	while kill -0 "$pid" 2>/dev/null; do
+		i=$((i + 1))
+		if [ $i -gt 200 ]; then
+			echo "the agent (process $pid) did not end within 20 s; the end of /var/log/berth.log:" >&2
+			tail -n 20 /var/log/berth.log >&2
+			exit 1
+		fi
+		sleep 0.1
+	done
 fi
 echo "stopped"

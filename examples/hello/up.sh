@@ -11,9 +11,8 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 if ! "$berth" get pods >/dev/null 2>&1; then
 	say "Starting the agent (log: $log)"
-	mkdir -p /etc/berth/manifests /run/berth
+	mkdir -p /etc/berth/manifests
 	setsid "$berth" agent --manifest-dir /etc/berth/manifests </dev/null >>"$log" 2>&1 &
-	echo $! >/run/berth/agent.pid
 	i=0
 	until "$berth" get pods >/dev/null 2>&1; do
 		i=$((i + 1))
