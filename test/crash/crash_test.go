@@ -188,12 +188,20 @@ func (l *life) live() {
 			l.logIsWhole()
 		}
 	}
-	if l.killedAt == "" && l.stopped() { // it stopped in the clean-up that nobody waits for
-		l.killedAt = "after"
-		l.Kill9()
-		l.Env = nil
-		l.Start()
+	if l.killedAt != "" || len(l.Env) == 0 {
+		return
 	}
+	// It may stand there in the clean-up that nobody waits for, or on its way out.
+	l.Terminate()
+	for end := time.Now().Add(5 * time.Second); !l.stopped() && l.Running() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if l.stopped() {
+		l.killedAt = "after"
+	}
+	l.Kill9()
+	l.Env = nil
+	l.Start()
 }
 
 // comeBack checks what must hold from the first answer after the restart: a

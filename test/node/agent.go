@@ -94,7 +94,8 @@ func Binary(t testing.TB, env string, tags ...string) string {
 
 func (a *Agent) cleanup() {
 	if a.T.Failed() {
-		a.T.Logf("the agent's log:\n%s", a.Log(80))
+		a.end(syscall.SIGQUIT) // its log ends with what every goroutine was doing
+		a.T.Logf("the agent's log:\n%s", a.Log(600))
 	}
 	a.Stop()
 	a.Purge()
@@ -178,6 +179,19 @@ func (a *Agent) Kill9() { a.end(syscall.SIGKILL) }
 // Stop asks the agent to end; its pods stay.
 func (a *Agent) Stop() { a.end(syscall.SIGTERM) }
 
+// Terminate asks the agent to end and does not wait.
+func (a *Agent) Terminate() {
+	if pid := a.Pid(); pid != 0 {
+		_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended already
+	}
+}
+
+// Running tells whether the agent's process is there and not a zombie.
+func (a *Agent) Running() bool {
+	body, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.Pid()))
+	return err == nil && !strings.Contains(string(body), ") Z ")
+}
+
 func (a *Agent) end(sig syscall.Signal) {
 	a.running.mu.Lock()
 	cmd := a.running.cmd
@@ -192,8 +206,9 @@ func (a *Agent) end(sig syscall.Signal) {
 	select {
 	case <-done:
 	case <-time.After(30 * time.Second):
-		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(syscall.SIGQUIT)
 		<-done
+		a.T.Logf("the agent's log:\n%s", a.Log(600))
 		a.T.Errorf("the agent did not end within 30 s of %v", sig)
 	}
 }
