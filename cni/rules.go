@@ -105,30 +105,43 @@ func dropRules(tool string, rules, chains []string) error {
 }
 
 // dropPortChains removes the portmap plugin's own chains if no sandbox of any
-// runtime uses them: the plugin makes them again when it needs them.
+// runtime uses them: the plugin makes them again when it needs them. One that
+// begins to use them meanwhile keeps them: the removal is all or nothing.
 func dropPortChains() error {
 	var errs []error
 	for _, tool := range families {
-		all, err := natRules(tool)
-		errs = append(errs, err)
-		var rules, chains []string
-		used := false
-		for _, l := range all {
-			used = used || strings.HasPrefix(l, "-A CNI-HOSTPORT-DNAT ")
-			for _, c := range portChains {
-				if strings.HasPrefix(l, ":"+c+" ") {
-					chains = append(chains, c)
-				}
-				if strings.HasPrefix(l, "-A ") && strings.HasSuffix(l, " -j "+c) && !strings.HasPrefix(l, "-A CNI-") {
-					rules = append(rules, l)
+		rules, chains, err := idlePortChains(tool)
+		if err == nil && len(chains) > 0 {
+			if err = dropRules(tool, rules, chains); err != nil {
+				if _, again, e := idlePortChains(tool); e == nil && len(again) == 0 {
+					err = nil
 				}
 			}
 		}
-		if !used && len(chains) > 0 {
-			errs = append(errs, dropRules(tool, rules, chains))
-		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// idlePortChains returns the plugin's own chains and the rules that lead to
+// them; none if a sandbox uses them.
+func idlePortChains(tool string) (rules, chains []string, err error) {
+	all, err := natRules(tool)
+	for _, l := range all {
+		// A chain of a sandbox is made before the rule that leads to it.
+		if strings.HasPrefix(l, "-A CNI-HOSTPORT-DNAT ") || strings.HasPrefix(l, "-A CNI-DN-") || strings.HasPrefix(l, ":CNI-DN-") {
+			return nil, nil, err
+		}
+		for _, c := range portChains {
+			if strings.HasPrefix(l, ":"+c+" ") {
+				chains = append(chains, c)
+			}
+			if strings.HasPrefix(l, "-A ") && strings.HasSuffix(l, " -j "+c) && !strings.HasPrefix(l, "-A CNI-") {
+				rules = append(rules, l)
+			}
+		}
+	}
+	return rules, chains, err
 }
 
 // lockHost keeps other agents of this network namespace from choosing a bridge
