@@ -110,7 +110,7 @@ func (b *berthNode) place(name, stamps string) error {
 }
 
 func (b *berthNode) flags() []string {
-	return []string{"--root-dir", b.work + "/root", "--state-dir", b.work + "/run", "--log-dir", b.work + "/log", "--cgroup-root", "berth-bench"}
+	return []string{"--root-dir", b.work + "/root", "--state-dir", b.work + "/run", "--log-dir", b.work + "/log", "--cgroup-root", "/berth-bench"}
 }
 
 func (b *berthNode) run(args ...string) ([]byte, error) {

@@ -37,6 +37,8 @@ type Agent struct {
 	Manifests string
 	Env       []string // added to the agent's environment at the next Start
 	Flags     []string // added to its command line at the next Start
+	// Patience bounds one run of the command line; 90 s if zero.
+	Patience time.Duration
 
 	log     *os.File
 	running *running
@@ -230,7 +232,11 @@ func (a *Agent) Log(lines int) string {
 
 // Berth runs the command line against this agent and returns its standard output.
 func (a *Agent) Berth(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	patience := a.Patience
+	if patience == 0 {
+		patience = 90 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, a.Binary, append([]string{"--socket", a.Socket()}, args...)...)
 	var stdout, stderr bytes.Buffer
