@@ -208,18 +208,26 @@ func (m *Monitor) readExits(ctx context.Context) {
 }
 
 // ended reaps a conmon of ours and passes the hint on.
+//
+// The event may be about another process than the one fd now stands for: epoll
+// watches what a descriptor refers to, and a program forked a moment ago holds
+// that open until its exec, while the number has been given away again. So fd
+// itself is asked whether its process has ended.
 func (m *Monitor) ended(ctx context.Context, fd int32) {
 	m.mu.Lock()
+	poll := []unix.PollFd{{Fd: fd, Events: unix.POLLIN}}
 	w, ok := m.watched[fd]
+	if n, err := unix.Poll(poll, 0); !ok || err != nil || n == 0 || poll[0].Revents&unix.POLLIN == 0 {
+		m.mu.Unlock()
+		return
+	}
 	delete(m.watched, fd)
 	if m.byID[w.id] == fd {
 		delete(m.byID, w.id)
 	}
+	unix.EpollCtl(m.epoll, unix.EPOLL_CTL_DEL, int(fd), nil)
+	unix.Close(int(fd))
 	m.mu.Unlock()
-	if !ok {
-		return
-	}
-	unix.Close(int(fd)) // leaves the epoll with it
 	if w.cmd != nil {
 		w.cmd.Wait() // it has ended: does not block; its exit status says nothing of the container
 	}
