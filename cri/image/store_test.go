@@ -141,14 +141,15 @@ func TestRootfsIsAdoptedAndVoidAfterBoot(t *testing.T) {
 	s := newStore(t)
 	img := importOne(t, s, small(t), "app:1")
 	target := mountOne(t, s, "running", img)
+	targets := map[string]string{"running": target, "torn": mountOne(t, s, "torn", img)}
 	rw := s.RootfsDir()
-	// A killed Mount, and one of before the last boot.
-	for _, id := range []string{"half", "old", "torn"} {
+	// A killed Mount, and two of before the last boot, one with a reference torn by a power cut.
+	for _, id := range []string{"half", "old", "cut"} {
 		if err := os.MkdirAll(filepath.Join(rw, id, "upper"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for id, text := range map[string]string{"old": `{"boot":"x","container":"old"}`, "torn": `{"boo`} {
+	for id, text := range map[string]string{"old": `{"boot":"x","container":"old"}`, "torn": `{"boo`, "cut": `{"boo`} {
 		if err := os.WriteFile(filepath.Join(rw, id, "ref"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +175,7 @@ func TestRootfsIsAdoptedAndVoidAfterBoot(t *testing.T) {
 		if n := layerCount(t, s2); n != 2 {
 			t.Errorf("before %s went: %d layers", id, n)
 		}
-		if err := s2.UnmountRootfs(t.Context(), id, target); err != nil {
+		if err := s2.UnmountRootfs(t.Context(), id, targets[id]); err != nil {
 			t.Fatal(err)
 		}
 		if err := s2.collect(t.Context()); err != nil {
