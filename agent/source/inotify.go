@@ -3,8 +3,10 @@ package source
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,9 +47,20 @@ func (in *inotify) watch(dir string) error {
 	return nil
 }
 
-// read waits for events and returns all that are there.
-func (in *inotify) read() ([]event, error) {
+// read waits for events and returns all that are there; none if patience, which
+// is not 0, ended first.
+func (in *inotify) read(patience time.Duration) ([]event, error) {
+	var end time.Time
+	if patience > 0 {
+		end = time.Now().Add(patience)
+	}
+	if err := in.f.SetReadDeadline(end); err != nil {
+		return nil, fmt.Errorf("wait for inotify events: %w", err)
+	}
 	n, err := in.f.Read(in.buf[:])
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read inotify events: %w", err)
 	}

@@ -37,6 +37,11 @@ type watcher struct {
 	// trouble is reported with every update until it is over.
 	trouble []Problem
 	dirty   bool // trouble has changed and is yet to be sent
+	// open are files that had a writer when they were read, and how often. The
+	// event of a close comes before the kernel has forgotten the writer, and a
+	// writer that came by another name is told of to nobody here: such files are
+	// looked at again by time.
+	open map[string]int
 }
 
 // rescan is how often a path is read that cannot be watched.
@@ -91,7 +96,7 @@ func (w *watcher) follow(ctx context.Context) error {
 	}
 	w.readAll(ctx)
 	for ctx.Err() == nil {
-		events, err := in.read()
+		events, err := in.read(w.patience())
 		if err != nil {
 			return err
 		}
@@ -115,10 +120,48 @@ func (w *watcher) target() (dir string, isDir bool) {
 	}
 }
 
-// react reads what events name. gone: what is watched has to be looked at anew.
+// patience is how long to wait for an event before the files that had a writer
+// are looked at again; 0: for ever.
+func (w *watcher) patience() time.Duration {
+	var wait time.Duration
+	for _, times := range w.open {
+		if next := min(rescan, 10*time.Millisecond<<min(times, 20)); wait == 0 || next < wait {
+			wait = next
+		}
+	}
+	return wait
+}
+
+// take is readFile that remembers a file with a writer. held: nothing need be
+// said of it, either because the next look, which is soon, will probably tell
+// more, or because it has been said.
+func (w *watcher) take(path string) (c *content, held bool) {
+	c = readFile(path)
+	if c == nil || !errors.Is(c.err, errOpen) {
+		delete(w.open, path)
+		return c, false
+	}
+	if w.open == nil {
+		w.open = map[string]int{}
+	}
+	w.open[path]++
+	return c, w.open[path] != 2
+}
+
+// react reads what events name; no events: the files that had a writer. gone: what is watched has to be looked at anew.
 func (w *watcher) react(ctx context.Context, dir string, isDir bool, events []event) (gone bool) {
 	u := update{origin: w.origin, files: map[string]*content{}, problems: w.trouble}
 	all := false
+	look := func(path string) {
+		if c, held := w.take(path); !held {
+			u.files[path] = c
+		}
+	}
+	if len(events) == 0 {
+		for path := range w.open {
+			look(path)
+		}
+	}
 	for _, e := range events {
 		switch {
 		case e.mask&unix.IN_Q_OVERFLOW != 0:
@@ -131,7 +174,7 @@ func (w *watcher) react(ctx context.Context, dir string, isDir bool, events []ev
 				return true
 			}
 			if !w.growing(w.path, e) {
-				u.files[w.path] = readFile(w.path)
+				look(w.path)
 			}
 		case !isDir && filepath.Dir(w.path) != dir:
 			if within := strings.TrimPrefix(w.path, strings.TrimSuffix(dir, "/")+"/"); e.name == strings.SplitN(within, "/", 2)[0] {
@@ -144,7 +187,7 @@ func (w *watcher) react(ctx context.Context, dir string, isDir bool, events []ev
 		case isManifest(e.name):
 			path := filepath.Join(dir, e.name)
 			if !w.growing(path, e) {
-				u.files[path] = readFile(path)
+				look(path)
 			}
 		}
 	}
@@ -186,7 +229,7 @@ func isManifest(name string) bool {
 // readAll reads everything below the path and sends it as the whole truth.
 func (w *watcher) readAll(ctx context.Context) {
 	u := update{origin: w.origin, whole: true, files: map[string]*content{}, problems: w.trouble}
-	w.dirty = false
+	w.dirty, w.open = false, nil
 	st, err := os.Stat(w.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
@@ -194,7 +237,7 @@ func (w *watcher) readAll(ctx context.Context) {
 		u.whole, u.below = false, w.path // it is there, and cannot be told to be empty
 		u.problems = append(u.problems, Problem{File: w.path, Message: err.Error()})
 	case !st.IsDir():
-		if c := readFile(w.path); c != nil {
+		if c, _ := w.take(w.path); c != nil {
 			u.files[w.path] = c
 		}
 	default:
@@ -205,7 +248,7 @@ func (w *watcher) readAll(ctx context.Context) {
 		}
 		for _, d := range all {
 			if path := filepath.Join(w.path, d.Name()); isManifest(d.Name()) {
-				if c := readFile(path); c != nil {
+				if c, _ := w.take(path); c != nil {
 					u.files[path] = c
 				}
 			}
@@ -213,6 +256,8 @@ func (w *watcher) readAll(ctx context.Context) {
 	}
 	w.set.send(ctx, u)
 }
+
+var errOpen = errors.New("it is being written, and is read when its writer closes it")
 
 // readFile returns nil if path is gone or is no file.
 func readFile(path string) *content {
@@ -232,7 +277,7 @@ func readFile(path string) *content {
 		return nil
 	}
 	if beingWritten(f) {
-		return &content{err: errors.New("it is being written, and is read when its writer closes it")}
+		return &content{err: errOpen}
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxContent+1))
 	if err != nil {
