@@ -287,6 +287,7 @@ start() {
 	mount | grep 'type cgroup' | awk '{ print $3, $5 }' | sed 's/^/      /'
 	network
 	install_berth
+	berth version 2>/dev/null | sed -n 's/^Client: /      /p'
 	oci "$1"
 	systemctl -q enable berth
 	check "systemctl start berth (Type=notify)" systemctl start berth
