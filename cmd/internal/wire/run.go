@@ -19,11 +19,6 @@ func (n *node) openSources() (*source.Set, error) {
 		Paths:   append(append([]string{}, o.ManifestDirs...), o.ManifestFiles...),
 		Stdin:   o.Stdin,
 		Deliver: func(from pod.Source, pods []pod.Desired) { n.dispatcher.Update(from, pods) },
-		Changed: func(problems []source.Problem) {
-			for _, p := range problems {
-				o.Log.Warn("a manifest has a problem", "problem", p.String())
-			}
-		},
 	}
 	for _, u := range o.ManifestURLs {
 		cfg.URLs = append(cfg.URLs, source.URL{Address: u, Header: o.ManifestHeader})
