@@ -78,7 +78,7 @@ func TestLostRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	noLeaks(t, n)
-	if rules := run(t, "iptables-save", "-t", "nat"); strings.Contains(rules, "18379") {
+	if rules := run(t, "iptables-save", "-t", "nat"); strings.Contains(rules, "--dports 18379 ") || strings.Contains(rules, "--dport 18379 ") {
 		t.Errorf("rules are left:\n%s", rules)
 	}
 }

@@ -135,6 +135,9 @@ func (p *peerNode) down() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	_ = exec.Command("ip", "link", "delete", "benchpeer0").Run()
+	if err := dropPeerRules(); err != nil {
+		fmt.Fprintf(os.Stderr, "the peer's masquerading rules stay: %v\n", err)
+	}
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	lines := strings.Split(string(mounts), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -160,4 +163,36 @@ func (p *peerNode) shims() []int {
 func glob(pattern string) []string {
 	found, _ := filepath.Glob(pattern)
 	return found
+}
+
+// dropPeerRules deletes the rules and chains that the peer's network left in
+// the nat table: they name it in a comment. The peer's last pods are not
+// detached before it ends.
+func dropPeerRules() error {
+	saved, err := exec.Command("iptables-save", "-t", "nat").Output()
+	if err != nil {
+		return err
+	}
+	var edit strings.Builder
+	chains := map[string]bool{}
+	edit.WriteString("*nat\n")
+	for _, rule := range strings.Split(string(saved), "\n") {
+		if !strings.Contains(rule, `name: \"benchpeer\"`) {
+			continue
+		}
+		edit.WriteString("-D" + strings.TrimPrefix(rule, "-A") + "\n")
+		if f := strings.Fields(rule); strings.HasPrefix(f[1], "CNI-") {
+			chains[f[1]] = true
+		}
+	}
+	for chain := range chains {
+		edit.WriteString("-X " + chain + "\n")
+	}
+	edit.WriteString("COMMIT\n")
+	restore := exec.Command("iptables-restore", "-w", "10", "--noflush")
+	restore.Stdin = strings.NewReader(edit.String())
+	if msg, err := restore.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, msg)
+	}
+	return nil
 }
