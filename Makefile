@@ -64,7 +64,7 @@ bench: ## measure Berth and the peer (kubelet, containerd, runc) side by side
 	sh test/bench/run.sh
 
 .PHONY: vm
-vm: ## check Berth under systemd on cgroup v2, v1 and hybrid in an emulated machine (about half an hour)
+vm: ## check Berth under systemd on cgroup v2, v1 and hybrid in an emulated machine (a quarter of an hour)
 	sh test/vm/check.sh $(VM)
 
 .PHONY: install
