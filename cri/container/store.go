@@ -158,7 +158,8 @@ func (s *Store) update(c *container, change func(*Record) bool) (bool, error) {
 }
 
 func (s *Store) event(kind EventKind, c *container) {
-	s.cfg.OnEvent(Event{Kind: kind, ContainerID: c.id, SandboxID: c.rec.SandboxID, At: time.Now()})
+	rec, _ := c.snapshot()
+	s.cfg.OnEvent(Event{Kind: kind, ContainerID: c.id, SandboxID: rec.SandboxID, At: time.Now()})
 }
 
 // Filter chooses containers; zero fields choose all.
