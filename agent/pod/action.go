@@ -17,6 +17,9 @@ const (
 // ImageSlot is where the image of container c is pulled.
 func ImageSlot(c ContainerName) Slot { return Slot("image/" + string(c)) }
 
+// VolumeImageSlot is where the image of image volume v is pulled.
+func VolumeImageSlot(v string) Slot { return Slot("image/volume/" + v) }
+
 // ContainerSlot is where container c is started, hooked, stopped and removed.
 func ContainerSlot(c ContainerName) Slot { return Slot("container/" + string(c)) }
 
@@ -50,6 +53,9 @@ type Action struct {
 	// ContainerID is the instance to act on; empty for OpStartContainer and OpPullImage.
 	ContainerID ContainerID
 	SandboxID   SandboxID
+	// Volume names the image volume whose image OpPullImage ensures; empty for a
+	// container's own image.
+	Volume string
 	// Attempt numbers the sandbox or the container instance to create.
 	Attempt uint32
 	// Grace is the whole time OpStopContainer may take, hook included.

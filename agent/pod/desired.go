@@ -32,6 +32,10 @@ type Desired struct {
 	Pod *v1.Pod
 	// Source is where Pod came from.
 	Source Source
+	// RuntimeHandler is the CRI runtime handler that the pod's RuntimeClass names;
+	// empty: the runtime's default. The class's overhead and scheduling are merged
+	// into Pod already.
+	RuntimeHandler string
 	// Termination, once set, never becomes nil again, and its grace only shrinks.
 	Termination *Termination
 	// Rejection is set when admission refused the pod: it becomes Failed and

@@ -19,6 +19,8 @@ type Observed struct {
 	// Images says which containers' images are present and by which reference
 	// they are to be created.
 	Images map[ContainerName]Image
+	// VolumeImages says the same of image volumes, by volume name.
+	VolumeImages map[string]Image
 	// Dirty says that this pod still has a cgroup or a directory on the node.
 	Dirty bool
 }

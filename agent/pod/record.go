@@ -21,6 +21,13 @@ type Durable struct {
 	// by its own grace period and hooks.
 	Pod    *v1.Pod
 	Source Source
+	// RuntimeHandler is that of the last known Desired.
+	RuntimeHandler string
+	// Ephemeral are the ephemeral containers added to the running pod, in the
+	// order they came; they are never removed.
+	Ephemeral []v1.EphemeralContainer
+	// Gates are the conditions that readiness gates wait for, as set from outside.
+	Gates []v1.PodCondition
 	// Accepted is when the agent first took the pod in: activeDeadlineSeconds
 	// counts from it, across reboots.
 	Accepted time.Time
