@@ -1,0 +1,31 @@
+// Package fields runs the cases of testdata: each sets fields of a pod and sees
+// their effect from inside a real container, or sees them refused with a sentence.
+//
+// A case is a txtar archive. Its first comment line says what it shows; the rest
+// of the comment is a script, one command a line; pod.yaml holds the manifests.
+// NAME stands for the case's name (and its pod's), DIR for a scratch directory of
+// the host, IMAGE for the busybox image, SERVER for
+// one that answers probes (see server), REGISTRY for the address of the case's registry. "-> RE" is a regular expression that the
+// output must match, in the end:
+//
+//	covers LEAF ...              what the case shows; pod.yaml must set each leaf
+//	need FEATURE                 skip, with the reason, where the host lacks it (see features.go)
+//	alone                        the case has an agent of its own
+//	flags FLAG ...               it has, and with these flags
+//	image REF {json}             import an image: busybox with this OCI image configuration
+//	registry USER PASSWORD       a registry with REGISTRY/private:1, for that user only
+//	host COMMAND [-> RE]         run a shell command on the host
+//	place                        put pod.yaml into the manifest directory
+//	refused -> RE                berth run -f pod.yaml fails, and says so
+//	ready | phase PHASE          wait for it
+//	waiting C REASON [-> RE]     a container waits, for this reason and with such a message
+//	exec C COMMAND [-> RE]       run a shell command in a container
+//	logs C [-> RE]               its log
+//	status JSONPATH -> RE        of the pod, as kubectl's -o jsonpath
+//	oci C JSONPATH -> RE         of the container's OCI specification
+//	cgroup C V1FILE|V2FILE -> RE a file of the container's cgroup; C is "." for the pod's
+//	events [-> RE], why [-> RE]  what the command line says of the pod
+//	berth ARG ... [-> RE]        any other command
+//	kill9                        kill the agent and start it again
+//	remove                       take the manifest away and wait until the pod is gone
+package fields

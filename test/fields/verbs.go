@@ -1,0 +1,268 @@
+package fields
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/jsonpath"
+
+	"github.com/berthd/berth/test/image"
+	"github.com/berthd/berth/test/node"
+)
+
+// patience is how long a step waits for what it wants to see.
+const patience = 60 * time.Second
+
+// running is a case under way.
+type running struct {
+	t    *testing.T
+	c    Case
+	a    *node.Agent
+	dir  string
+	pod  string // the name of its pod
+	step Step
+	// registry is the address of the registry that the case has started.
+	registry string
+}
+
+// verbs are the commands of a script. Each returns its output, to be compared
+// with what is wanted; an error is tried again until the step's patience ends.
+var verbs map[string]func(*running) (string, error)
+
+func init() {
+	verbs = map[string]func(*running) (string, error){
+		"need":     func(r *running) (string, error) { return "", r.need() },
+		"image":    (*running).importImage,
+		"registry": (*running).startRegistry,
+		"host":     func(r *running) (string, error) { return shell(exec.Command("sh", "-c", r.step.Args)) },
+		"place":    func(r *running) (string, error) { r.a.Place(r.c.Name+".yaml", r.manifests()); return "", nil },
+		"refused":  (*running).refused,
+		"ready":    func(r *running) (string, error) { return "", r.check(node.Ready) },
+		"phase":    func(r *running) (string, error) { return "", r.check(node.Phase(v1.PodPhase(r.step.Args))) },
+		"waiting":  (*running).waiting,
+		"exec":     (*running).exec,
+		"logs":     func(r *running) (string, error) { return r.a.Berth("logs", r.pod, "-c", r.step.Args) },
+		"status":   (*running).status,
+		"oci":      (*running).oci,
+		"cgroup":   (*running).cgroup,
+		"events":   func(r *running) (string, error) { return r.a.Berth("get", "events", r.pod) },
+		"why":      func(r *running) (string, error) { return r.a.Berth("why", r.pod) },
+		"berth":    func(r *running) (string, error) { return shell(r.shellBerth()) },
+		"kill9":    func(r *running) (string, error) { r.a.Kill9(); r.a.Start(); return "", nil },
+		"remove": func(r *running) (string, error) {
+			r.a.Unplace(r.c.Name + ".yaml")
+			r.a.WaitGone(r.pod, patience)
+			return "", nil
+		},
+	}
+}
+
+// once are the commands that are not repeated until they show what is wanted.
+var once = map[string]bool{"need": true, "image": true, "registry": true, "place": true, "kill9": true, "remove": true, "berth": true}
+
+// run goes through the script.
+func (r *running) run() {
+	for _, s := range r.c.Steps {
+		s.Args = r.fill(s.Args)
+		r.step = s
+		end := time.Now().Add(patience)
+		for {
+			out, err := verbs[s.Verb](r)
+			if err == nil && s.Want != nil && !s.Want.MatchString(strings.TrimSpace(out)) {
+				err = fmt.Errorf("the output does not match %q:\n%s", s.Want, out)
+			}
+			if err == nil {
+				break
+			}
+			if once[s.Verb] || time.Now().After(end) {
+				why, _ := r.a.Berth("why", r.pod)
+				r.t.Fatalf("%s.txt:%d: %s %s: %v\n%s", r.c.Name, s.Line, s.Verb, s.Args, err, why)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+}
+
+func (r *running) fill(text string) string {
+	return strings.NewReplacer("NAME", r.pod, "DIR", r.dir, "IMAGE", node.Busybox, "SERVER", serverImage, "REGISTRY", r.registry).Replace(text)
+}
+
+func (r *running) manifests() string { return r.fill(r.c.Manifests) }
+
+func shell(cmd *exec.Cmd) (string, error) {
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%w: %s%s", err, out.String(), stderr.String())
+	}
+	return out.String() + stderr.String(), nil
+}
+
+func (r *running) shellBerth() *exec.Cmd {
+	return exec.Command("sh", "-c", `exec timeout 60 "$0" --socket "$1" `+r.step.Args, r.a.Binary, r.a.Socket())
+}
+
+// importImage imports busybox with another configuration under another name.
+func (r *running) importImage() (string, error) {
+	ref, config, _ := strings.Cut(r.step.Args, " ")
+	spec, err := image.BusyboxSpec(ref)
+	if err != nil {
+		return "", err
+	}
+	if config != "" {
+		if err := json.Unmarshal([]byte(config), &spec.Config); err != nil {
+			return "", err
+		}
+	}
+	return "", importSpec(r.a, r.dir, spec)
+}
+
+func (r *running) refused() (string, error) {
+	path := filepath.Join(r.dir, "refused.yaml")
+	if err := os.WriteFile(path, []byte(r.manifests()), 0o600); err != nil {
+		return "", err
+	}
+	out, err := r.a.Berth("run", "-f", path)
+	if err == nil {
+		return out, errors.New("it was accepted")
+	}
+	return err.Error(), nil
+}
+
+func (r *running) check(ok func(*v1.Pod) error) error {
+	p, err := r.a.Pod(r.pod)
+	if err != nil {
+		return err
+	}
+	if err := ok(p); err != nil {
+		status, _ := json.Marshal(p.Status)
+		return fmt.Errorf("%w; its status: %s", err, status)
+	}
+	return nil
+}
+
+func (r *running) waiting() (message string, err error) {
+	name, reason, _ := strings.Cut(r.step.Args, " ")
+	return message, r.check(func(p *v1.Pod) error {
+		for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
+			for _, s := range list {
+				if w := s.State.Waiting; s.Name == name && w != nil && w.Reason == reason {
+					message = w.Message
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("container %s does not wait for %s", name, reason)
+	})
+}
+
+func (r *running) exec() (string, error) {
+	name, command, _ := strings.Cut(r.step.Args, " ")
+	out, err := r.a.Berth("exec", r.pod, "-c", name, "--", "sh", "-c", command)
+	return out, err
+}
+
+// byPath evaluates a JSONPath, with or without its braces.
+func byPath(path string, document []byte) (string, error) {
+	var v any
+	if err := json.Unmarshal(document, &v); err != nil {
+		return "", err
+	}
+	if !strings.HasPrefix(path, "{") {
+		path = "{" + path + "}"
+	}
+	j := jsonpath.New("status").AllowMissingKeys(true)
+	if err := j.Parse(path); err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	err := j.Execute(&out, v)
+	return out.String(), err
+}
+
+func (r *running) status() (string, error) {
+	p, err := r.a.Pod(r.pod)
+	if err != nil {
+		return "", err
+	}
+	document, err := json.Marshal(p)
+	if err != nil {
+		return "", err
+	}
+	return byPath(r.step.Args, document)
+}
+
+// container returns the ID of the running or newest instance of a container.
+func (r *running) container(name string) (string, error) {
+	p, err := r.a.Pod(r.pod)
+	if err != nil {
+		return "", err
+	}
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
+		for _, s := range list {
+			if s.Name == name && s.ContainerID != "" {
+				return strings.TrimPrefix(s.ContainerID, "berth://"), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("container %s has no instance", name)
+}
+
+func (r *running) oci() (string, error) {
+	name, path, _ := strings.Cut(r.step.Args, " ")
+	id, err := r.container(name)
+	if err != nil {
+		return "", err
+	}
+	document, err := os.ReadFile(filepath.Join(r.a.Dir, "run", "containers", id, "bundle", "config.json"))
+	if err != nil {
+		return "", err
+	}
+	return byPath(path, document)
+}
+
+// cgroup reads a file of the container's or, for ".", of its pod's cgroup.
+func (r *running) cgroup() (string, error) {
+	name, files, _ := strings.Cut(r.step.Args, " ")
+	v1File, v2File, _ := strings.Cut(files, "|")
+	file, root := v1File, ""
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		file, root = v2File, "/sys/fs/cgroup"
+	} else {
+		controller, _, _ := strings.Cut(v1File, ".")
+		root = filepath.Join("/sys/fs/cgroup", controller)
+	}
+	p, err := r.a.Pod(r.pod)
+	if err != nil {
+		return "", err
+	}
+	want := string(p.UID)
+	if name != "." {
+		if want, err = r.container(name); err != nil {
+			return "", err
+		}
+	}
+	var found string
+	underscored := strings.ReplaceAll(want, "-", "_")
+	err = filepath.WalkDir(filepath.Join(root, filepath.Base(r.a.Dir)), func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && found == "" && (strings.Contains(d.Name(), want) || strings.Contains(d.Name(), underscored)) {
+			found = path
+			return filepath.SkipAll
+		}
+		return err
+	})
+	if err != nil || found == "" {
+		return "", fmt.Errorf("no cgroup of %s below %s: %w", want, root, err)
+	}
+	out, err := os.ReadFile(filepath.Join(found, file))
+	return string(out), err
+}
