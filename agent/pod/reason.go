@@ -24,6 +24,8 @@ const (
 	ReasonError                Reason = "Error"
 	OOMKilled                  Reason = "OOMKilled"
 	ContainerStatusUnknown     Reason = "ContainerStatusUnknown"
+	SignatureValidationFailed  Reason = "SignatureValidationFailed"
+	RestartingAllContainers    Reason = "RestartingAllContainers"
 )
 
 // Condition reasons.
@@ -34,6 +36,8 @@ const (
 	PodCompleted             Reason = "PodCompleted"
 	PodFailed                Reason = "PodFailed"
 	UnknownContainerStatuses Reason = "UnknownContainerStatuses"
+	// RestartAllContainersStarted is why AllContainersRestarting is true.
+	RestartAllContainersStarted Reason = "RestartAllContainersStarted"
 )
 
 // Event reasons, and pod-level status reasons.
@@ -49,6 +53,8 @@ const (
 	Unhealthy              Reason = "Unhealthy"
 	FailedMount            Reason = "FailedMount"
 	FailedKillPod          Reason = "FailedKillPod"
+	ExceededGracePeriod    Reason = "ExceededGracePeriod"
+	FailedPodSandBoxStatus Reason = "FailedPodSandBoxStatus"
 	FailedCreatePodSandBox Reason = "FailedCreatePodSandBox"
 	SandboxChanged         Reason = "SandboxChanged"
 	FailedPostStartHook    Reason = "FailedPostStartHook"

@@ -41,6 +41,17 @@ type Durable struct {
 	Outcome *v1.PodStatus
 	// Termination is the request and its deadline in wall time.
 	Termination *Termination
+	// Reset is set while all containers are stopped and removed to be started anew.
+	Reset *Reset
+}
+
+// Reset is a RestartAllContainers under way (KEP-5532): every init and main
+// container is killed and removed, and then the pod starts again from its first
+// init container, in the sandbox and with the volumes that it has.
+type Reset struct {
+	// Sources are the containers whose exit asked for it; they are removed last.
+	Sources []ContainerName
+	Since   time.Time
 }
 
 // Boot is void after a reboot, because what it describes is gone too (under the
@@ -65,6 +76,8 @@ type Boot struct {
 	Sandboxes uint32
 	// IPs are the last known addresses of the pod: they outlive the sandbox in its status.
 	IPs []string
+	// GraceExceeded says that it has been told that the containers outlive their grace period.
+	GraceExceeded bool
 	// Gone holds the last seen state of instances that a recreated sandbox took
 	// away, so that exit codes and last states survive.
 	Gone map[ContainerName]Container
@@ -77,6 +90,8 @@ type Backoff struct {
 	Delay    time.Duration
 	// Since is when Delay was chosen: when the exit was first seen.
 	Since time.Time
+	// Key stands for the image and the resources that crashed: others start a new crash loop.
+	Key string
 }
 
 // Stopping is a stop that has begun.
