@@ -12,6 +12,7 @@ const (
 	SlotVolumes Slot = "volumes" // set up, refresh or tear down volumes
 	SlotSandbox Slot = "sandbox" // create, stop or remove the sandbox
 	SlotCleanup Slot = "cleanup" // remove the pod's cgroup and directories
+	SlotResize  Slot = "resize"  // change the resources of what runs
 )
 
 // ImageSlot is where the image of container c is pulled.
@@ -41,6 +42,7 @@ const (
 	OpPreStop         Op = "pre-stop"         // preStop hook of ContainerID within Grace and nothing else: for a sidecar, whose stop waits for others
 	OpStopContainer   Op = "stop-container"   // preStop (if PreStop), then StopContainer with what is left of Grace
 	OpRemoveContainer Op = "remove-container" // RemoveContainer of an exited instance
+	OpResize          Op = "resize"           // bring pod cgroup and running containers to the resources of Generation
 	OpCleanup         Op = "cleanup"          // remove pod cgroup, pod directory; logs too when the pod is forgotten
 )
 
@@ -58,6 +60,8 @@ type Action struct {
 	Volume string
 	// Attempt numbers the sandbox or the container instance to create.
 	Attempt uint32
+	// Generation is that of the resources which OpResize puts in force.
+	Generation int64
 	// Grace is the whole time OpStopContainer may take, hook included.
 	Grace time.Duration
 	// PreStop says that the preStop hook runs first.
@@ -79,6 +83,8 @@ type Result struct {
 	VolumesVersion string
 	// Image is set by OpPullImage.
 	Image Image
+	// Actuated is what OpResize has put in force, also when it failed half-way.
+	Actuated *Actuated
 	// Took is how long it ran.
 	Took time.Duration
 }

@@ -1,6 +1,10 @@
 package pod
 
-import "time"
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
 
 // Observed is what the runtime said about one pod at one instant, plus what is
 // mounted for it. It is a snapshot: immutable, and never mixed with older ones.
@@ -68,6 +72,11 @@ type Container struct {
 	ImageID    string
 	LogPath    string
 	User       *User
+	// Resources are those it was created with, from the annotation written then;
+	// nil if there is none.
+	Resources *v1.ResourceRequirements
+	// Limits are what the runtime holds it to; nil if it does not say.
+	Limits *Limits
 }
 
 // User is the identity of a container's first process.

@@ -43,6 +43,8 @@ type Durable struct {
 	Termination *Termination
 	// Reset is set while all containers are stopped and removed to be started anew.
 	Reset *Reset
+	// Resize is nil for a pod whose resources were never changed.
+	Resize *Resize
 }
 
 // Reset is a RestartAllContainers under way (KEP-5532): every init and main
@@ -81,6 +83,8 @@ type Boot struct {
 	// Gone holds the last seen state of instances that a recreated sandbox took
 	// away, so that exit codes and last states survive.
 	Gone map[ContainerName]Container
+	// Actuated is what is in force of Durable.Resize.
+	Actuated Actuated
 }
 
 // Backoff is a container's crash-loop delay.

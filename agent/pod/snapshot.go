@@ -16,6 +16,12 @@ type Snapshot struct {
 	Status v1.PodStatus
 	// Observed is what the decision was based on.
 	Observed Observed
+	// Held is the pod with the resources that it holds on this node: those
+	// granted to it, and where a decrease is not yet in force the former ones.
+	// nil: Desired.Pod says it.
+	Held *v1.Pod
+	// Resize is where a change of its resources stands; nil if there was none.
+	Resize *Resize
 	// InFlight lists the actions that were running.
 	InFlight []Action
 	// Explanation says in plain words where the pod stands.
