@@ -130,13 +130,13 @@ func defaultPodResources(p *v1.Pod) {
 	limits := podresource.AggregateContainerLimits(p, podresource.PodResourcesOptions{})
 	fill(&r.Limits, only(limits, func(name v1.ResourceName) bool {
 		_, requested := r.Requests[name]
-		return hugePages(name) && !requested
+		return isHugePages(name) && !requested
 	}))
 	if len(r.Limits) == 0 {
 		return
 	}
 	requests := podresource.AggregateContainerRequests(p, podresource.PodResourcesOptions{})
-	fill(&r.Requests, only(requests, func(name v1.ResourceName) bool { return !hugePages(name) }))
+	fill(&r.Requests, only(requests, func(name v1.ResourceName) bool { return !isHugePages(name) }))
 	fill(&r.Requests, only(r.Limits, func(v1.ResourceName) bool { return true }))
 }
 
@@ -151,7 +151,7 @@ func only(l v1.ResourceList, keep func(v1.ResourceName) bool) v1.ResourceList {
 	return kept
 }
 
-func hugePages(name v1.ResourceName) bool {
+func isHugePages(name v1.ResourceName) bool {
 	return strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix)
 }
 
