@@ -19,6 +19,12 @@ type RootfsOptions struct {
 	// ReadOnly mounts read-only. A runtime cannot make mount points in such a
 	// root: for readOnlyRootFilesystem set the OCI spec's root.readonly instead.
 	ReadOnly bool
+	// Volume mounts the layers alone, for an image volume: read-only, nosuid,
+	// nodev, noexec. container is then a name of its own, such as "<container>.img0".
+	Volume bool
+	// Owner is the user namespace whose root is to own the files; nil for the
+	// host's.
+	Owner *snapshot.Owner
 }
 
 // MountRootfs mounts a root filesystem for container at target: the image's
@@ -33,7 +39,7 @@ func (s *Store) MountRootfs(ctx context.Context, container, image, target string
 	if err := s.pinRootfs(ctx, container, image, target); err != nil {
 		return failed("mount root filesystem of container "+container+" from image", image, err)
 	}
-	if err := s.rootfs.Mount(container, opts.ReadOnly); err != nil {
+	if err := s.rootfs.Mount(container, snapshot.MountOptions(opts)); err != nil {
 		s.rootfs.Unpin(container)
 		return failed("mount root filesystem of container "+container+" from image", image, err)
 	}
@@ -111,6 +117,10 @@ func (s *Store) UnmountRootfs(_ context.Context, container, target string) error
 	}
 	return nil
 }
+
+// ProbeIDMap tells why images cannot be mounted in user namespaces here; nil if
+// they can. userns is any user namespace with a mapping.
+func (s *Store) ProbeIDMap(userns *os.File) error { return s.rootfs.ProbeIDMap(userns) }
 
 // Rootfs lists the root filesystems there are, for the audit of leaks.
 func (s *Store) Rootfs() []snapshot.Ref { return s.rootfs.List() }

@@ -21,4 +21,8 @@
 // A thread that has entered a namespace is locked to one goroutine and ends
 // with it. It is never the process's first thread, whose namespaces are what
 // others see as the process's own.
+//
+// It also owns detached mount trees (Tree), with idmapped ones among them, and
+// the Workshop, a third namespace that is never pinned, in which overlays of such
+// trees are put together.
 package mountns

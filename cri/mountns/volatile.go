@@ -16,11 +16,14 @@ import (
 // a killed agent's mount is found again. What an earlier boot left below is
 // hidden.
 //
+// Others may pass through it, not look into it: the root users of user
+// namespaces reach their containers' root filesystems that way.
+//
 // Besides being what boot-scoped records mean, this is several times faster:
 // ext4 starts writing back a file's blocks whenever a rename replaces it.
 func Volatile(dir string, log *slog.Logger) error {
 	failpoint.Hit("cri/mountns/volatile")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	var st unix.Statfs_t
@@ -30,7 +33,7 @@ func Volatile(dir string, log *slog.Logger) error {
 	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
 		return nil
 	}
-	if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+	if err := unix.Mount("berth", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
 		return fmt.Errorf("mounting a tmpfs for state on %s (needs CAP_SYS_ADMIN): %w", dir, err)
 	}
 	failpoint.Hit("cri/mountns/volatile-done")

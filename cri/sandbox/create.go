@@ -25,6 +25,7 @@ type creation struct {
 	hostname string
 	resolv   string
 	sysctls  []podinit.Setting
+	users    UserNamespace
 }
 
 // Run makes a sandbox and returns its ID. config is kept: it must not change
@@ -78,13 +79,16 @@ func validate(config *runtimeapi.PodSandboxConfig) (creation, error) {
 			return c, fmt.Errorf("namespace mode %s is not possible for the %s namespace of a sandbox: %w", mode, what, errdefs.ErrInvalidArgument)
 		}
 	}
-	if u := ns.GetUsernsOptions(); u != nil && u.GetMode() == runtimeapi.NamespaceMode_POD {
-		return c, fmt.Errorf("user namespaces of pods (hostUsers: false) are not built yet: %w", errdefs.ErrNotImplemented)
+	var err error
+	if c.users, err = UserNamespaceOf(ns.GetUsernsOptions()); err == nil {
+		err = checkUsers(c.modes)
+	}
+	if err != nil {
+		return c, err
 	}
 	if err := checkCgroupParent(config.GetLinux().GetCgroupParent()); err != nil {
 		return c, err
 	}
-	var err error
 	if c.hostname, err = hostname(config, c.modes); err != nil {
 		return c, err
 	}
@@ -104,7 +108,7 @@ func (s *Store) create(ctx context.Context, b *box, c creation, handler string) 
 	if err != nil {
 		return err
 	}
-	if err := makeFiles(s.dir.Path(string(b.id)), c.hostname, c.resolv, c.modes.hostIPC); err != nil {
+	if err := makeFiles(s.dir.Path(string(b.id)), c); err != nil {
 		return err
 	}
 	ips, err := s.populate(ctx, b, c)
@@ -123,7 +127,8 @@ func (s *Store) populate(ctx context.Context, b *box, c creation) (ips []string,
 	if len(kinds) == 0 {
 		return nil, nil
 	}
-	o := podinit.Options{Clone: cloneFlags(kinds), Loopback: !c.modes.hostNet, Sysctls: c.sysctls, Stay: c.modes.sharedPID}
+	o := podinit.Options{Clone: cloneFlags(kinds), Loopback: !c.modes.hostNet, Sysctls: c.sysctls, Stay: c.modes.sharedPID,
+		UIDs: c.users.UIDs.sys(), GIDs: c.users.GIDs.sys()}
 	if !c.modes.hostNet {
 		o.Hostname = c.hostname
 	}

@@ -39,21 +39,25 @@ func filesIn(dir string, hostIPC bool) Files {
 	return f
 }
 
-// makeFiles writes the files and mounts shm.
-func makeFiles(dir, hostname, resolv string, hostIPC bool) error {
-	f := filesIn(dir, hostIPC)
+// makeFiles writes the files and mounts shm, all owned by the pod's root user.
+func makeFiles(dir string, c creation) error {
+	f := filesIn(dir, c.modes.hostIPC)
+	uid, gid := int(c.users.UIDs.Host), int(c.users.GIDs.Host)
 	hosts, err := readHost("/etc/hosts")
 	if err != nil {
 		return err
 	}
-	for path, content := range map[string]string{f.Hostname: hostname + "\n", f.Hosts: hosts, f.ResolvConf: resolv} {
+	for path, content := range map[string]string{f.Hostname: c.hostname + "\n", f.Hosts: hosts, f.ResolvConf: c.resolv} {
 		failpoint.Hit("cri/sandbox/file")
 		// Readable for all: containers of any user read them.
 		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 			return fmt.Errorf("writing a file of the sandbox: %w", err)
 		}
+		if err := os.Chown(path, uid, gid); err != nil {
+			return fmt.Errorf("giving a file of the sandbox to the pod's root: %w", err)
+		}
 	}
-	if hostIPC {
+	if c.modes.hostIPC {
 		return nil
 	}
 	failpoint.Hit("cri/sandbox/shm-mkdir")
@@ -61,7 +65,7 @@ func makeFiles(dir, hostname, resolv string, hostIPC bool) error {
 		return fmt.Errorf("making the sandbox's /dev/shm: %w", err)
 	}
 	failpoint.Hit("cri/sandbox/shm-mount")
-	if err := unix.Mount("shm", f.Shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+shmSize); err != nil {
+	if err := unix.Mount("shm", f.Shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, uid, gid)); err != nil {
 		return fmt.Errorf("mounting the sandbox's /dev/shm: %w", err)
 	}
 	failpoint.Hit("cri/sandbox/shm-mount-done")

@@ -113,7 +113,7 @@ func (b *box) snapshot() (state, *runtimeapi.PodSandboxConfig) {
 }
 
 // modes are the namespaces a sandbox shares with the host or has to itself.
-type modes struct{ hostNet, hostIPC, hostPID, sharedPID bool }
+type modes struct{ hostNet, hostIPC, hostPID, sharedPID, userns bool }
 
 func modesOf(c *runtimeapi.PodSandboxConfig) modes {
 	n := c.GetLinux().GetSecurityContext().GetNamespaceOptions()
@@ -122,6 +122,7 @@ func modesOf(c *runtimeapi.PodSandboxConfig) modes {
 		hostIPC:   n.GetIpc() == runtimeapi.NamespaceMode_NODE,
 		hostPID:   n.GetPid() == runtimeapi.NamespaceMode_NODE,
 		sharedPID: n.GetPid() == runtimeapi.NamespaceMode_POD,
+		userns:    ownUsers(n.GetUsernsOptions()),
 	}
 }
 
@@ -129,6 +130,9 @@ func modesOf(c *runtimeapi.PodSandboxConfig) modes {
 // the network: a pod on the host's network has the host's name.
 func (m modes) kinds() []mountns.Kind {
 	var out []mountns.Kind
+	if m.userns {
+		out = append(out, mountns.User)
+	}
 	if !m.hostNet {
 		out = append(out, mountns.Net, mountns.UTS)
 	}

@@ -153,6 +153,8 @@ type Facts struct {
 	// CgroupParent is where the container's cgroup goes.
 	CgroupParent string
 	LogDirectory string
+	// Users is the mapping of its own user namespace, zero if it has none.
+	Users UserNamespace
 }
 
 // Facts returns what a container needs to know. Its sandbox may be not Ready.
@@ -167,7 +169,12 @@ func (s *Store) Facts(id ID) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
+	users, err := UserNamespaceOf(st.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions())
+	if err != nil {
+		return Facts{}, err
+	}
 	f := Facts{
+		Users:  users,
 		Status: st, Files: filesIn(s.dir.Path(string(id)), m.hostIPC), Hostname: name,
 		HostNetwork: m.hostNet, HostPID: m.hostPID, HostIPC: m.hostIPC, Join: m.kinds(),
 		CgroupParent: st.Config.GetLinux().GetCgroupParent(), LogDirectory: st.Config.GetLogDirectory(),

@@ -17,12 +17,18 @@ import (
 // their shared parent.
 func overlayMount(target string, lower []string, upper, work string, extra []string) error {
 	opts := []string{"workdir=" + work, "upperdir=" + upper, "lowerdir=" + strings.Join(lower, ":")}
-	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
-		// Layers are shared by many mounts, which the index refuses.
-		opts = append(opts, "index=off")
-	}
+	opts = append(opts, overlayOptions()...)
 	m := mount.Mount{Type: "overlay", Source: "overlay", Options: append(opts, extra...)}
 	return m.Mount(target)
+}
+
+// overlayOptions are those of every overlay on this host.
+func overlayOptions() []string {
+	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
+		// Layers are shared by many mounts, which the index refuses.
+		return []string{"index=off"}
+	}
+	return nil
 }
 
 // unmountAll unmounts everything mounted at target itself. A path that is no

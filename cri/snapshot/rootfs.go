@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -53,8 +54,9 @@ type Rootfs struct {
 	log      *slog.Logger
 	volatile bool
 
-	mu   sync.Mutex
-	refs map[string]Ref // by container ID; unreadable refs have no Chain and a Boot of this boot
+	mu       sync.Mutex
+	refs     map[string]Ref    // by container ID; unreadable refs have no Chain and a Boot of this boot
+	workshop *mountns.Workshop // of idmapped overlays; made when the first is
 
 	trash chan struct{} // capacity 1: "there is trash" is all it says
 	done  chan struct{}
@@ -67,6 +69,7 @@ var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 const (
 	trashDir = ".trash"
 	emptyDir = ".empty"
+	blankDir = ".blank" // a second one: overlayfs takes no layer twice
 	probeDir = ".probe"
 )
 
@@ -74,7 +77,7 @@ const (
 // half-made Mount left there is removed; refs of this boot are read again.
 // Close releases it; mounts stay.
 func OpenRootfs(ctx context.Context, dir string, log *slog.Logger) (*Rootfs, error) {
-	for _, d := range []string{dir, filepath.Join(dir, trashDir), filepath.Join(dir, emptyDir)} {
+	for _, d := range []string{dir, filepath.Join(dir, trashDir), filepath.Join(dir, emptyDir), filepath.Join(dir, blankDir)} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return nil, fmt.Errorf("create directory for root filesystems: %w", err)
 		}
@@ -105,6 +108,12 @@ func OpenRootfs(ctx context.Context, dir string, log *slog.Logger) (*Rootfs, err
 func (r *Rootfs) Close() {
 	r.stop()
 	<-r.done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.workshop != nil {
+		r.workshop.Close()
+		r.workshop = nil
+	}
 }
 
 func (r *Rootfs) load() error {
@@ -118,7 +127,7 @@ func (r *Rootfs) load() error {
 	}
 	for _, e := range entries {
 		id := e.Name()
-		if id == trashDir || id == emptyDir || id == probeDir {
+		if id == trashDir || id == emptyDir || id == blankDir || id == probeDir {
 			continue
 		}
 		ref, err := r.readRef(id)
@@ -191,52 +200,8 @@ func (r *Rootfs) Pin(ref Ref) error {
 	return nil
 }
 
-// Mount makes the root filesystem of the pinned container and mounts it at the
-// ref's Target, which is created if missing. Idempotent: an existing mount stays.
-func (r *Rootfs) Mount(container string, readOnly bool) error {
-	r.mu.Lock()
-	ref, ok := r.refs[container]
-	r.mu.Unlock()
-	if !ok {
-		return fmt.Errorf("container %s is not pinned", container)
-	}
-	dir := filepath.Join(r.dir, container)
-	if err := r.prepare(dir, ref); err != nil {
-		return fmt.Errorf("prepare root filesystem of %s: %w", container, err)
-	}
-	if err := os.Mkdir(ref.Target, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("create mount point: %w", err)
-	}
-	if mounted, err := mountinfo.Mounted(ref.Target); err != nil {
-		return fmt.Errorf("look at mount point: %w", err)
-	} else if mounted {
-		return nil
-	}
-	lower := ref.Lower
-	if len(lower) == 0 {
-		lower = []string{filepath.Join(r.dir, emptyDir)}
-	}
-	var extra []string
-	if r.volatile {
-		extra = append(extra, "volatile")
-		// Left by a mount of this boot that was undone: nothing was lost.
-		if err := os.RemoveAll(filepath.Join(dir, "work", "work", "incompat")); err != nil {
-			return fmt.Errorf("clear overlay marker: %w", err)
-		}
-	}
-	if readOnly {
-		extra = append(extra, "ro")
-	}
-	failpoint.Hit("cri/snapshot/rootfs-mount")
-	if err := overlayMount(ref.Target, lower, filepath.Join(dir, "upper"), filepath.Join(dir, "work"), extra); err != nil {
-		return fmt.Errorf("mount root filesystem of %s: %w", container, err)
-	}
-	failpoint.Hit("cri/snapshot/rootfs-mount-done")
-	return nil
-}
-
 // prepare makes the container's directory; each step may have been done before.
-func (r *Rootfs) prepare(dir string, ref Ref) error {
+func (r *Rootfs) prepare(dir string, ref Ref, o MountOptions) error {
 	failpoint.Hit("cri/snapshot/rootfs-mkdir")
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
@@ -254,6 +219,9 @@ func (r *Rootfs) prepare(dir string, ref Ref) error {
 		return err
 	}
 	failpoint.Hit("cri/snapshot/rootfs-ref-done")
+	if o.Volume {
+		return nil
+	}
 	st := unix.Stat_t{Mode: 0o755}
 	if len(ref.Lower) > 0 {
 		if err := unix.Stat(ref.Lower[0], &st); err != nil {
@@ -268,7 +236,8 @@ func (r *Rootfs) prepare(dir string, ref Ref) error {
 	}
 	// The upper directory is the container's "/": it looks as the image's does.
 	upper := filepath.Join(dir, "upper")
-	if err := os.Lchown(upper, int(st.Uid), int(st.Gid)); err != nil {
+	uid, gid := o.Owner.host(st.Uid, st.Gid)
+	if err := os.Lchown(upper, uid, gid); err != nil {
 		return err
 	}
 	return unix.Chmod(upper, st.Mode&0o7777)

@@ -113,8 +113,8 @@ func TestUnmountWorksOnEveryPrefix(t *testing.T) {
 		func(*Rootfs) error { return os.Mkdir(own, 0o700) },
 		func(*Rootfs) error { return os.WriteFile(filepath.Join(own, "ref.tmp"), []byte("{"), 0o600) },
 		func(r *Rootfs) error { return r.Pin(ref) },
-		func(r *Rootfs) error { return r.prepare(own, ref) },
-		func(r *Rootfs) error { return r.Mount("c", false) },
+		func(r *Rootfs) error { return r.prepare(own, ref, MountOptions{}) },
+		func(r *Rootfs) error { return r.Mount("c", MountOptions{}) },
 	}
 	for last := range steps {
 		for _, restart := range []bool{false, true} {
@@ -207,7 +207,7 @@ func TestTornRef(t *testing.T) {
 		if err := r.Pin(ref); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Mount(id, false); err != nil {
+		if err := r.Mount(id, MountOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Truncate(filepath.Join(d["rw"], id, "ref"), 0); err != nil {

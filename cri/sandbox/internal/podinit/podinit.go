@@ -31,6 +31,20 @@ type Options struct {
 	Sysctls []Setting
 	// Stay keeps the program as the PID 1 of the new PID namespace.
 	Stay bool
+	// UIDs and GIDs are the mappings of a new user namespace, which then owns the
+	// other new ones; the program runs as its ID 0. None: no user namespace.
+	UIDs, GIDs []syscall.SysProcIDMap
+}
+
+// attr tells the kernel what to make.
+func (o Options) attr(pidfd *int) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Cloneflags: o.Clone, PidFD: pidfd}
+	if len(o.UIDs) > 0 {
+		a.Cloneflags |= unix.CLONE_NEWUSER
+		a.UidMappings, a.GidMappings, a.GidMappingsEnableSetgroups = o.UIDs, o.GIDs, true
+		a.Credential = &syscall.Credential{} // sysctls belong to the namespace's root
+	}
+	return a
 }
 
 // Init is a started program. It must be ended by Go or by Abandon.
@@ -88,7 +102,7 @@ func Start(o Options) (*Init, error) {
 		Env:   []string{},
 		Dir:   "/",
 		Files: []*os.File{controlIn, statusOut, statusOut},
-		Sys:   &syscall.SysProcAttr{Cloneflags: o.Clone, PidFD: &i.FD},
+		Sys:   o.attr(&i.FD),
 	})
 	runtime.KeepAlive(file)
 	if err != nil {
