@@ -66,6 +66,9 @@ type Termination struct {
 	// DeadlineExceeded); empty for a plain deletion.
 	Reason  Reason
 	Message string
+	// Disruption, if not empty, is the message of the condition DisruptionTarget
+	// that the pod gets: the node ended it for the sake of others.
+	Disruption string
 }
 
 // Rejection is admission's refusal.
