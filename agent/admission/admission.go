@@ -1,25 +1,24 @@
 // Package admission decides whether a pod may run on this node beside those
-// that run already. It is pure.
+// that run already, and which of them have to make room for it. It is pure.
 //
 // The checks, in the kubelet's order; the first that fails gives the reason:
 //
-//	node labels and spec.os ─▶ extended resources ─▶ pods, cpu, memory, ... ─▶ node name ─▶ node affinity ─▶ host ports
+//	sysctls ─▶ operating system ─▶ supplemental groups policy ─▶ extended resources
+//	   ─▶ pods, cpu, memory, ... ─▶ node affinity ─▶ node name ─▶ host ports ─▶ taints
+//	   ─▶ AppArmor ─▶ node features
 //
 // A pod that has been rejected is Failed for good. Reasons and messages are
-// those of the kubelet's predicates, so that tools that know them go on working.
+// those of the kubelet, so that tools that know them go on working.
+//
+// Where resources are all that lacks, a pod that may preempt others is admitted,
+// and the verdict names the pods that have to end before it starts.
 package admission
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	resourcehelper "k8s.io/component-helpers/resource"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/berthd/berth/agent/pod"
 )
@@ -28,42 +27,104 @@ import (
 type Node struct {
 	Name   string
 	Labels map[string]string
+	Taints []v1.Taint
 	// Allocatable is what all pods together may request. A resource that is not
 	// in it is not there, except ephemeral storage, which is then not limited.
 	Allocatable v1.ResourceList
+	// UnsafeSysctls are the sysctls, or patterns that end in *, that pods may set
+	// beyond the safe ones.
+	UnsafeSysctls []string
+	// AppArmor and SELinux say that the kernel enforces them.
+	AppArmor, SELinux bool
+	// NoStrictGroups says that the runtime cannot keep an image's groups away
+	// from a container (supplementalGroupsPolicy Strict).
+	NoStrictGroups bool
+	// Features are what the node declares to be able to do, of those that pods
+	// may require (KEP-5328).
+	Features []string
 }
 
 // Reasons of rejections beyond those in agent/pod; OutOf<resource> is made from
 // the resource's name.
 const (
+	SysctlForbidden              pod.Reason = "SysctlForbidden"
 	NodeAffinity                 pod.Reason = "NodeAffinity"
 	NodeName                     pod.Reason = "NodeName"
+	TaintToleration              pod.Reason = "TaintToleration"
 	PodOSNotSupported            pod.Reason = "PodOSNotSupported"
 	PodOSSelectorLabelNotMatched pod.Reason = "PodOSSelectorNodeLabelDoesNotMatch"
+	StrictGroupsNotSupported     pod.Reason = "SupplementalGroupsPolicyNotSupported"
+	AppArmor                     pod.Reason = "AppArmor"
+	PodFeatureUnsupported        pod.Reason = "PodFeatureUnsupported"
 )
+
+// Verdict is what admission says of a pod.
+type Verdict struct {
+	// Rejection is nil if the pod may run.
+	Rejection *pod.Rejection
+	// Preempt are the pods that have to end before it starts. They are asked to
+	// end with Preemption.
+	Preempt []pod.UID
+	// Warnings tell what the pod asks for that this node cannot give, and that
+	// does not keep it from running.
+	Warnings []Warning
+}
+
+// Warning is for a Warning event of the pod.
+type Warning struct {
+	Reason  pod.Reason
+	Message string
+}
 
 // osLabel is set on every node.
 const osLabel = "kubernetes.io/os"
 
-// Admit returns nil if the pod d may run on node beside others, else why not.
-// Others that have ended, or are d itself, do not count.
-func Admit(d pod.Desired, others []pod.Snapshot, node Node) *pod.Rejection {
-	running := make([]*v1.Pod, 0, len(others))
-	for i := range others {
-		o := &others[i]
-		if o.UID != pod.UID(d.Pod.UID) && counts(o) {
-			running = append(running, o.Desired.Pod)
+// Decide says whether the pod d may run on node beside others. Others that have
+// ended, or are d itself, do not count.
+func Decide(d pod.Desired, others []pod.Snapshot, node Node) Verdict {
+	for _, check := range []func(pod.Desired, Node) *pod.Rejection{sysctls, operatingSystem, strictGroups, extended} {
+		if r := check(d, node); r != nil {
+			return Verdict{Rejection: r}
 		}
 	}
-	for _, check := range []func(*v1.Pod, []*v1.Pod, Node) *pod.Rejection{operatingSystem, extended, fits, nodeName, affinity, hostPorts} {
-		if r := check(d.Pod, running, node); r != nil {
-			return r
+	var v Verdict
+	running := beside(d, others)
+	lacks := shortages(d.Pod, running, node)
+	for _, check := range []func(pod.Desired, []pod.Snapshot, Node) *pod.Rejection{affinity, nodeName, hostPorts, taints} {
+		r := check(d, running, node)
+		switch {
+		case r == nil:
+		case len(lacks) > 0: // not resources alone: nobody is preempted
+			return Verdict{Rejection: lacks[0].rejection()}
+		default:
+			return Verdict{Rejection: r}
 		}
 	}
-	return nil
+	if len(lacks) > 0 {
+		if v.Preempt = victims(d, running, lacks); len(v.Preempt) == 0 {
+			return Verdict{Rejection: lacks[0].rejection()}
+		}
+	}
+	for _, check := range []func(pod.Desired, Node) *pod.Rejection{appArmor, features} {
+		if r := check(d, node); r != nil {
+			return Verdict{Rejection: r}
+		}
+	}
+	v.Warnings = selinuxWarnings(d.Pod, node)
+	return v
 }
 
-// counts: the pod holds, or is about to take, what it requests.
+// beside are the others that hold, or are about to take, what they request.
+func beside(d pod.Desired, others []pod.Snapshot) []pod.Snapshot {
+	running := make([]pod.Snapshot, 0, len(others))
+	for i := range others {
+		if o := &others[i]; o.UID != pod.UID(d.Pod.UID) && counts(o) {
+			running = append(running, *o)
+		}
+	}
+	return running
+}
+
 func counts(s *pod.Snapshot) bool {
 	if s.Desired.Pod == nil || s.Desired.Rejection != nil {
 		return false
@@ -75,7 +136,12 @@ func counts(s *pod.Snapshot) bool {
 	return s.Desired.Termination != nil && slices.ContainsFunc(s.Observed.Containers, func(c pod.Container) bool { return c.State == pod.Running })
 }
 
-func operatingSystem(p *v1.Pod, _ []*v1.Pod, node Node) *pod.Rejection {
+// Holds says that s still holds what its pod requests: whoever preempted it has
+// to wait.
+func Holds(s pod.Snapshot) bool { return counts(&s) }
+
+func operatingSystem(d pod.Desired, node Node) *pod.Rejection {
+	p := d.Pod
 	want := node.Labels[osLabel]
 	if want == "" {
 		want = string(v1.Linux)
@@ -89,165 +155,10 @@ func operatingSystem(p *v1.Pod, _ []*v1.Pod, node Node) *pod.Rejection {
 	return nil
 }
 
-// extended refuses what only device plugins and dynamic allocation provide.
-func extended(p *v1.Pod, _ []*v1.Pod, node Node) *pod.Rejection {
-	for _, name := range names(requests(p)) {
-		if _, ok := node.Allocatable[name]; ok || !strings.Contains(string(name), "/") {
-			continue
-		}
-		return &pod.Rejection{Reason: outOf(name), Message: fmt.Sprintf("Node didn't have enough resource: %s, which this node does not offer: without a cluster it runs no device plugins", name)}
-	}
-	return nil
-}
-
-func outOf(name v1.ResourceName) pod.Reason { return pod.Reason("OutOf" + string(name)) }
-
-func requests(p *v1.Pod) v1.ResourceList {
-	return resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
-}
-
-// names lists what is asked for: cpu, memory and ephemeral storage first, as
-// the kubelet checks them.
-func names(list v1.ResourceList) []v1.ResourceName {
-	var all []v1.ResourceName
-	for name, q := range list {
-		if !q.IsZero() {
-			all = append(all, name)
-		}
-	}
-	rank := map[v1.ResourceName]int{v1.ResourceCPU: -3, v1.ResourceMemory: -2, v1.ResourceEphemeralStorage: -1}
-	slices.SortFunc(all, func(a, b v1.ResourceName) int {
-		if d := rank[a] - rank[b]; d != 0 {
-			return d
-		}
-		return strings.Compare(string(a), string(b))
-	})
-	return all
-}
-
-// amount is how the kubelet counts a resource: cpu in thousandths, all else in units.
-func amount(name v1.ResourceName, q resource.Quantity) int64 {
-	if name == v1.ResourceCPU {
-		return q.MilliValue()
-	}
-	return q.Value()
-}
-
-func fits(p *v1.Pod, running []*v1.Pod, node Node) *pod.Rejection {
-	if q, ok := node.Allocatable[v1.ResourcePods]; ok && int64(len(running))+1 > q.Value() {
-		return insufficient(v1.ResourcePods, 1, int64(len(running)), q.Value())
-	}
-	asked := requests(p)
-	wanted := names(asked)
-	if len(wanted) == 0 {
-		return nil // nothing to add up
-	}
-	used := map[v1.ResourceName]int64{}
-	for _, r := range running {
-		for name, q := range requests(r) {
-			used[name] += amount(name, q)
-		}
-	}
-	for _, name := range wanted {
-		q, ok := node.Allocatable[name]
-		if !ok && name == v1.ResourceEphemeralStorage {
-			continue
-		}
-		if want := amount(name, asked[name]); want > amount(name, q)-used[name] {
-			return insufficient(name, want, used[name], amount(name, q))
-		}
-	}
-	return nil
-}
-
-func insufficient(name v1.ResourceName, requested, used, capacity int64) *pod.Rejection {
-	return &pod.Rejection{Reason: outOf(name), Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
-}
-
-func predicate(reason pod.Reason, why string) *pod.Rejection {
-	return &pod.Rejection{Reason: reason, Message: fmt.Sprintf("Predicate %s failed: %s", reason, why)}
-}
-
-func nodeName(p *v1.Pod, _ []*v1.Pod, node Node) *pod.Rejection {
-	if p.Spec.NodeName != "" && p.Spec.NodeName != node.Name {
-		return predicate(NodeName, fmt.Sprintf("node(s) didn't match the requested node name: this node is %s, the pod wants %s", node.Name, p.Spec.NodeName))
-	}
-	return nil
-}
-
-func affinity(p *v1.Pod, _ []*v1.Pod, node Node) *pod.Rejection {
-	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: node.Labels}}
-	ok, err := nodeaffinity.GetRequiredNodeAffinity(p).Match(n)
-	if err != nil {
-		return predicate(NodeAffinity, err.Error())
-	}
-	if !ok {
-		return predicate(NodeAffinity, "node(s) didn't match Pod's node affinity/selector")
-	}
-	return nil
-}
-
-// hostPort is one claim to a port of the host. An invalid addr claims every address.
-type hostPort struct {
-	protocol v1.Protocol
-	addr     netip.Addr
-	port     int32
-}
-
-func (a hostPort) clashes(b hostPort) bool {
-	return a.port == b.port && a.protocol == b.protocol && (!a.addr.IsValid() || !b.addr.IsValid() || a.addr == b.addr)
-}
-
-func (a hostPort) String() string {
-	if a.addr.IsValid() {
-		return fmt.Sprintf("%s port %d of %s", a.protocol, a.port, a.addr)
-	}
-	return fmt.Sprintf("%s port %d", a.protocol, a.port)
-}
-
-// claims lists the host ports of p's containers and sidecars; ordinary init
-// containers listen before the others do, as in the scheduler.
-func claims(p *v1.Pod) []hostPort {
-	var all []hostPort
-	add := func(c *v1.Container) {
-		for _, port := range c.Ports {
-			if port.HostPort == 0 {
-				continue
-			}
-			h := hostPort{protocol: port.Protocol, port: port.HostPort}
-			if h.protocol == "" {
-				h.protocol = v1.ProtocolTCP
-			}
-			if a, err := netip.ParseAddr(port.HostIP); err == nil && !a.IsUnspecified() {
-				h.addr = a.Unmap()
-			}
-			all = append(all, h)
-		}
-	}
-	for i := range p.Spec.InitContainers {
-		if c := &p.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {
-			add(c)
-		}
-	}
-	for i := range p.Spec.Containers {
-		add(&p.Spec.Containers[i])
-	}
-	return all
-}
-
-func hostPorts(p *v1.Pod, running []*v1.Pod, _ Node) *pod.Rejection {
-	wanted := claims(p)
-	if len(wanted) == 0 {
+func strictGroups(d pod.Desired, node Node) *pod.Rejection {
+	s := d.Pod.Spec.SecurityContext
+	if !node.NoStrictGroups || s == nil || s.SupplementalGroupsPolicy == nil || *s.SupplementalGroupsPolicy != v1.SupplementalGroupsPolicyStrict {
 		return nil
 	}
-	for _, r := range running {
-		for _, held := range claims(r) {
-			for _, w := range wanted {
-				if w.clashes(held) {
-					return predicate(pod.NodePorts, fmt.Sprintf("node(s) didn't have free ports for the requested pod ports: %s is held by pod %s/%s", w, r.Namespace, r.Name))
-				}
-			}
-		}
-	}
-	return nil
+	return &pod.Rejection{Reason: StrictGroupsNotSupported, Message: "SupplementalGroupsPolicy=Strict is not supported in this node"}
 }

@@ -84,6 +84,7 @@ func TestAdmit(t *testing.T) {
 		{"port of a sidecar", podOf("a", func(p *v1.Pod) {
 			p.Spec.InitContainers = []v1.Container{{RestartPolicy: &always, Ports: []v1.ContainerPort{{HostPort: 80}}}}
 		}), []pod.Snapshot{snapshot(podOf("b", port("TCP", "", 80)), nil)}, "NodePorts", ""},
+		{"a reason of its own and too little cpu", podOf("a", func(p *v1.Pod) { asks("cpu", "3")(p); p.Spec.NodeName = "m" }), nil, "OutOfcpu", ""},
 		{"node selector", podOf("a", func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "hdd"} }), nil, "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		{"node selector that matches", podOf("a", func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }), nil, "", ""},
 		{"affinity", podOf("a", func(p *v1.Pod) {
@@ -92,12 +93,17 @@ func TestAdmit(t *testing.T) {
 			}}}}
 		}), nil, "NodeAffinity", ""},
 		{"node name", podOf("a", func(p *v1.Pod) { p.Spec.NodeName = "m" }), nil, "NodeName", "this node is n, the pod wants m"},
+		{"node affinity comes before node name", podOf("a", func(p *v1.Pod) { p.Spec.NodeName, p.Spec.NodeSelector = "m", map[string]string{"disk": "hdd"} }), nil, "NodeAffinity", ""},
 		{"os", podOf("a", func(p *v1.Pod) { p.Spec.OS = &v1.PodOS{Name: v1.Windows} }), nil, "PodOSNotSupported", ""},
 		{"os label", podOf("a", func(p *v1.Pod) { p.Labels = map[string]string{"kubernetes.io/os": "windows"} }), nil, "PodOSSelectorNodeLabelDoesNotMatch", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := Admit(pod.Desired{Pod: tt.pod}, tt.others, node)
+			v := Decide(pod.Desired{Pod: tt.pod}, tt.others, node)
+			got := v.Rejection
+			if len(v.Preempt) > 0 {
+				t.Errorf("preempts %v", v.Preempt)
+			}
 			switch {
 			case got == nil && tt.reason != "":
 				t.Errorf("admitted, want %s", tt.reason)

@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +33,8 @@ func (c *Config) Check() error {
 	k.runtime()
 	k.network()
 	k.limits()
+	k.node()
+	k.pods()
 	if len(k.problems) == 0 {
 		return nil
 	}
@@ -119,6 +123,14 @@ func (k *checker) runtime() {
 	}
 	k.optional("runtime.conmon", r.Conmon)
 	k.optional("runtime.certsDir", r.CertsDir)
+	for _, name := range slices.Sorted(maps.Keys(r.Handlers)) {
+		path := r.Handlers[name]
+		field := "runtime.handlers[" + clip(name, 60) + "]"
+		for _, why := range validation.IsDNS1123Label(name) {
+			k.blame(field, "%q cannot be a handler's name: %s", clip(name, 60), why)
+		}
+		k.absolute(field, path)
+	}
 	if d := k.c.Cgroups.Driver; d != "" && d != "cgroupfs" && d != "systemd" {
 		k.blame("cgroups.driver", "expected cgroupfs, systemd or nothing (systemd where it runs the host), got %q", clip(d, 60))
 	}

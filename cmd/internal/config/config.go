@@ -32,6 +32,9 @@ type Config struct {
 	StateDir string `json:"stateDir"`
 	LogDir   string `json:"logDir"`
 	NodeName string `json:"nodeName"` // the host's name if empty
+	// NodeLabels are what node selectors and affinity find, beyond the usual ones.
+	NodeLabels         map[string]string `json:"nodeLabels"`
+	RegisterWithTaints []Taint           `json:"registerWithTaints"`
 
 	Sockets   Sockets   `json:"sockets"`
 	Manifests Manifests `json:"manifests"`
@@ -39,14 +42,48 @@ type Config struct {
 	Cgroups   Cgroups   `json:"cgroups"`
 	Network   Network   `json:"network"`
 
-	MaxPods          int              `json:"maxPods"`
-	SeccompDefault   bool             `json:"seccompDefault"`
+	ClusterDNS    []string `json:"clusterDNS"`
+	ClusterDomain string   `json:"clusterDomain"`
+	ResolvConf    string   `json:"resolvConf"`
+
+	MaxPods        int               `json:"maxPods"`
+	PodPidsLimit   int               `json:"podPidsLimit"` // -1: none
+	SystemReserved map[string]string `json:"systemReserved"`
+	KubeReserved   map[string]string `json:"kubeReserved"`
+
+	CPUCFSQuota                   bool          `json:"cpuCFSQuota"`
+	CPUCFSQuotaPeriod             time.Duration `json:"cpuCFSQuotaPeriod"`
+	MemorySwap                    MemorySwap    `json:"memorySwap"`
+	SingleProcessOOMKill          bool          `json:"singleProcessOOMKill"`
+	LocalStorageCapacityIsolation bool          `json:"localStorageCapacityIsolation"`
+
+	SeccompDefault       bool           `json:"seccompDefault"`
+	AllowedUnsafeSysctls []string       `json:"allowedUnsafeSysctls"`
+	UserNamespaces       UserNamespaces `json:"userNamespaces"`
+
 	CrashLoopBackOff CrashLoopBackOff `json:"crashLoopBackOff"`
 	ParallelPulls    int              `json:"parallelPulls"`
 	ContainerLogs    ContainerLogs    `json:"containerLogs"`
 	Logging          Logging          `json:"logging"`
 	problems         []Problem        // found by decoding
 	positions        map[string]position
+}
+
+// Taint keeps pods of a cluster away that do not tolerate it.
+type Taint struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Effect string `json:"effect"`
+}
+
+// MemorySwap says whether pods may use the node's swap space.
+type MemorySwap struct {
+	SwapBehavior string `json:"swapBehavior"` // empty and NoSwap, or LimitedSwap
+}
+
+// UserNamespaces size the ranges of host IDs that pods with hostUsers: false get.
+type UserNamespaces struct {
+	IDsPerPod int `json:"idsPerPod"`
 }
 
 // Sockets are the unix sockets; empty ones lie in the state directory.
@@ -69,6 +106,8 @@ type Runtime struct {
 	OCIRuntime string `json:"ociRuntime"`
 	Conmon     string `json:"conmon"`
 	CertsDir   string `json:"certsDir"`
+	// Handlers are the OCI runtimes that RuntimeClasses name.
+	Handlers map[string]string `json:"handlers"`
 }
 
 // Cgroups say where pods' cgroups lie.
@@ -109,9 +148,11 @@ func New() *Config {
 	return &Config{
 		APIVersion: Version, Kind: Kind,
 		RootDir: "/var/lib/berth", StateDir: "/run/berth", LogDir: "/var/log/pods",
-		Manifests: Manifests{Directories: []string{"/etc/berth/manifests"}},
-		Network:   Network{ConfDirs: []string{"/etc/cni/net.d"}, BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
-		MaxPods:   1000, SeccompDefault: true, CrashLoopBackOff: CrashLoopBackOff{300 * time.Second}, ParallelPulls: 3,
+		Manifests:  Manifests{Directories: []string{"/etc/berth/manifests"}},
+		Network:    Network{ConfDirs: []string{"/etc/cni/net.d"}, BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
+		ResolvConf: "/etc/resolv.conf",
+		MaxPods:    1000, PodPidsLimit: -1, CPUCFSQuota: true, CPUCFSQuotaPeriod: 100 * time.Millisecond, LocalStorageCapacityIsolation: true,
+		SeccompDefault: true, UserNamespaces: UserNamespaces{1 << 16}, CrashLoopBackOff: CrashLoopBackOff{300 * time.Second}, ParallelPulls: 3,
 		ContainerLogs: ContainerLogs{MaxSize: 10 << 20, MaxFiles: 5},
 		Logging:       Logging{Level: "info", Format: "text"},
 	}

@@ -43,6 +43,8 @@ func TestDefaultFileIsTheDefault(t *testing.T) {
 	}
 	want := *New()
 	want.Manifests.Files, want.Manifests.URLs, want.Manifests.Headers, want.Network.Subnets = []string{}, []string{}, map[string]string{}, []string{}
+	want.NodeLabels, want.SystemReserved, want.KubeReserved, want.Runtime.Handlers = map[string]string{}, map[string]string{}, map[string]string{}, map[string]string{}
+	want.RegisterWithTaints, want.ClusterDNS, want.AllowedUnsafeSysctls = []Taint{}, []string{}, []string{}
 	if got := bare(c); !reflect.DeepEqual(got, want) {
 		t.Errorf("the default file gives\n%+v\nthe defaults are\n%+v", got, want)
 	}
@@ -109,6 +111,35 @@ func TestFlagErrorsNameTheFlag(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q lacks %q", err, want)
 		}
+	}
+}
+
+func TestNodeOptions(t *testing.T) {
+	c := Parse("c", []byte(`apiVersion: berth.dev/v1alpha1
+kind: Configuration
+systemReserved: {cpu: 500m, memory: 1Gi}
+kubeReserved: {cpu: "1"}
+registerWithTaints: [{key: a, value: b, effect: NoExecute}]
+podPidsLimit: 100
+cpuCFSQuota: false
+memorySwap: {swapBehavior: LimitedSwap}
+allowedUnsafeSysctls: ["kernel.msg*"]
+userNamespaces: {idsPerPod: 131072}
+runtime: {handlers: {fast: /usr/bin/crun}}
+`))
+	if err := c.Check(); err != nil {
+		t.Fatal(err)
+	}
+	o := c.Options(slog.New(slog.DiscardHandler), "v1")
+	if cpu, memory := o.Reserved["cpu"], o.Reserved["memory"]; cpu.MilliValue() != 1500 || memory.Value() != 1<<30 {
+		t.Errorf("reserved: %v", o.Reserved)
+	}
+	if len(o.Taints) != 1 || o.Taints[0].ToString() != "a=b:NoExecute" || o.PodPidsLimit != 100 || !o.NoCPUQuota || !o.LimitedSwap || o.IDsPerPod != 131072 ||
+		!reflect.DeepEqual(o.UnsafeSysctls, []string{"kernel.msg*"}) || o.Runtimes["fast"] != "/usr/bin/crun" || o.CPUPeriod != 100*time.Millisecond {
+		t.Errorf("options: %+v", o)
+	}
+	if o := New().Options(slog.New(slog.DiscardHandler), "v1"); o.PodPidsLimit != 0 || o.NoCPUQuota || o.LimitedSwap || o.NoStorageLimits {
+		t.Errorf("default options: %+v", o)
 	}
 }
 

@@ -157,7 +157,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
 	v.Set(out)
 }
 
-// table decodes headers: their values are never shown.
+// table decodes names with values. Those of headers are secret: no value is shown.
 func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode {
 		d.blame(n.Line, path, "expected names with values")
@@ -252,6 +252,9 @@ func clip(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
+// maxKnown is how many known fields a message lists.
+const maxKnown = 20
+
 // suggest names the known field that a misspelt one most likely stands for.
 func suggest(name string, known map[string]int) string {
 	best, least := "", 1+len(name)/3
@@ -264,6 +267,9 @@ func suggest(name string, known map[string]int) string {
 		if n := distance(strings.ToLower(clip(name, 60)), strings.ToLower(k)); n < least {
 			best, least = k, n
 		}
+	}
+	if best == "" && len(names) > maxKnown {
+		return "; `berth config default` shows all that are known"
 	}
 	if best == "" {
 		return "; known here: " + strings.Join(names, ", ")

@@ -6,6 +6,9 @@ import (
 	"os"
 	"slices"
 
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/berthd/berth/cmd/internal/wire"
 )
 
@@ -17,6 +20,11 @@ func (c *Config) Options(log *slog.Logger, version string) wire.Options {
 		Endpoint: c.Runtime.Endpoint, OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CertsDir: c.Runtime.CertsDir,
 		CgroupRoot: c.Cgroups.Root, CgroupDriver: c.Cgroups.Driver,
 		CNIConfDirs: c.Network.ConfDirs, CNIBinDirs: c.Network.BinDirs, Subnets: c.Network.Subnets,
+		NodeLabels: c.NodeLabels, Runtimes: c.Runtime.Handlers, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+		NoCPUQuota: !c.CPUCFSQuota, CPUPeriod: c.CPUCFSQuotaPeriod, LimitedSwap: c.MemorySwap.SwapBehavior == limitedSwap,
+		SingleProcessOOMKill: c.SingleProcessOOMKill, NoStorageLimits: !c.LocalStorageCapacityIsolation,
+		PodPidsLimit: max(int64(c.PodPidsLimit), 0), IDsPerPod: uint32(c.UserNamespaces.IDsPerPod), UnsafeSysctls: c.AllowedUnsafeSysctls,
+		Reserved:       reserved(c.SystemReserved, c.KubeReserved),
 		SeccompDefault: c.SeccompDefault, MaxPods: c.MaxPods, CrashLoopMax: c.CrashLoopBackOff.Max, ParallelPulls: c.ParallelPulls,
 		LogMaxSize: int64(c.ContainerLogs.MaxSize), LogMaxFiles: c.ContainerLogs.MaxFiles,
 		Version: version, Log: log,
@@ -24,9 +32,25 @@ func (c *Config) Options(log *slog.Logger, version string) wire.Options {
 	for name, value := range c.Manifests.Headers {
 		o.ManifestHeader.Set(name, value)
 	}
+	for _, t := range c.RegisterWithTaints {
+		o.Taints = append(o.Taints, v1.Taint{Key: t.Key, Value: t.Value, Effect: v1.TaintEffect(t.Effect)})
+	}
 	o.ManifestFiles = slices.DeleteFunc(slices.Clone(c.Manifests.Files), func(f string) bool { return f == stdin })
 	if slices.Contains(c.Manifests.Files, stdin) {
 		o.Stdin = os.Stdin
 	}
 	return o
+}
+
+// reserved sums up what is kept from pods. The lists have been checked.
+func reserved(lists ...map[string]string) v1.ResourceList {
+	sum := v1.ResourceList{}
+	for _, l := range lists {
+		for name, value := range l {
+			q := sum[v1.ResourceName(name)]
+			q.Add(resource.MustParse(value))
+			sum[v1.ResourceName(name)] = q
+		}
+	}
+	return sum
 }

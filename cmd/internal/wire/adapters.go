@@ -138,8 +138,17 @@ func (p *podProbes) Forget(uid pod.UID) {
 }
 
 // podRuntime is runtime.Runtime as agent/worker wants it.
-type podRuntime struct{ *runtime.Runtime }
+type podRuntime struct {
+	*runtime.Runtime
+	// room waits until there is room for a pod that is about to start.
+	room func(context.Context, pod.Desired) error
+}
 
 func (r podRuntime) Do(ctx context.Context, t worker.Task) pod.Result {
+	if t.Action.Op == pod.OpCreateSandbox {
+		if err := r.room(ctx, t.Desired); err != nil {
+			return pod.Result{Action: t.Action, Err: err}
+		}
+	}
 	return r.Runtime.Do(ctx, t.Desired, t.Observed, t.Record, t.Action)
 }

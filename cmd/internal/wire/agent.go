@@ -52,8 +52,12 @@ type node struct {
 	prober     *probes.Prober
 	dispatcher *dispatch.Dispatcher
 	memory     int64
-	capacity   v1.ResourceList
-	ips        []string
+	// capacity is all that the node has, allocatable what pods may request of it.
+	capacity, allocatable v1.ResourceList
+	ips                   []string
+	event                 func(pod.UID, pod.Event)
+	preemption            preemption
+	noStrictGroups        bool // the runtime cannot do supplementalGroupsPolicy Strict
 }
 
 // systemdRuns tells whether systemd is this host's init.
@@ -90,7 +94,10 @@ func (n *node) open(ctx context.Context) error {
 	if n.cgroups, err = cgroup.Open(cgroup.Config{Root: o.CgroupRoot, Driver: driver, Log: o.Log}); err != nil {
 		return err
 	}
-	if n.capacity, err = allocatable(o.RootDir, o.MaxPods); err != nil {
+	if n.capacity, err = capacity(o.RootDir, o.MaxPods); err != nil {
+		return err
+	}
+	if n.allocatable, err = allocatable(n.capacity, o.Reserved); err != nil {
 		return err
 	}
 	if n.memory, err = memoryTotal(); err != nil {
@@ -135,14 +142,15 @@ func (n *node) openRuntime(ctx context.Context) (err error) {
 // openAgent makes the parts that run pods, over the runtime.
 func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (err error) {
 	o := n.o
-	if n.volumes, err = csi.New(csi.Config{Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.capacity }, Logger: o.Log}); err != nil {
+	n.event = sink.Event
+	if n.volumes, err = csi.New(csi.Config{Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.allocatable }, Logger: o.Log}); err != nil {
 		return err
 	}
 	n.runtime = runtime.New(runtime.Config{
 		RootDir: o.RootDir, LogDir: o.LogDir, SeccompDefault: o.SeccompDefault, Pulls: o.ParallelPulls,
 		DockerConfigs: []string{filepath.Join(o.RootDir, "config.json"), "/root/.docker/config.json"},
 		Node: runtime.Node{
-			Name: o.NodeName, IPs: n.ips, Allocatable: n.capacity, Memory: n.memory,
+			Name: o.NodeName, IPs: n.ips, Allocatable: n.allocatable, Memory: n.memory,
 			CgroupV2: n.cgroups.V2(), SwapAccounting: n.cgroups.SwapAccounting(), AppArmor: n.embedded != nil && n.embedded.host.AppArmor,
 		},
 	}, runtime.Deps{CRI: n.cri, Volumes: podVolumes{n.volumes}, Cgroup: n.cgroups, Objects: objs, Events: sink.Event, Log: o.Log})
@@ -163,7 +171,7 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 	n.dispatcher = dispatch.New(ctx, dispatch.Config{
 		Sources: []pod.Source{pod.SourceFile, pod.SourceHTTP, pod.SourceRun}, Admit: n.admit,
 		Worker: worker.Deps{
-			Runtime: podRuntime{n.runtime}, Probes: &podProbes{Prober: n.prober, set: map[pod.UID]int{}}, Records: n.records,
+			Runtime: podRuntime{n.runtime, n.makeRoom}, Probes: &podProbes{Prober: n.prober, set: map[pod.UID]int{}}, Records: n.records,
 			Publish: sink.Publish, Events: sink.Event, Log: o.Log,
 			Config: plan.Config{
 				CrashLoopInitial: 10 * time.Second, CrashLoopMax: o.CrashLoopMax, PullInitial: 10 * time.Second, PullMax: 300 * time.Second,
@@ -203,6 +211,10 @@ func (n *node) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := n.askFeatures(ctx); err != nil {
+		return err
+	}
+	n.noteRestored(records, known)
 	observed := map[pod.UID]dispatch.ObservedPod{}
 	for uid, k := range known {
 		observed[uid] = dispatch.ObservedPod{Namespace: k.Pod.Namespace, Name: k.Pod.Name, Source: k.Source, Observed: k.Observed}

@@ -63,9 +63,45 @@ func memoryTotal() (int64, error) {
 	return 0, fmt.Errorf("/proc/meminfo has no line MemTotal")
 }
 
-// allocatable is what the node can give to pods: all it has. Reservations come
-// with the cluster's configuration.
-func allocatable(rootDir string, maxPods int) (v1.ResourceList, error) {
+// kernelAppArmor says that the kernel enforces AppArmor.
+func kernelAppArmor() bool {
+	b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.TrimSpace(string(b)) == "Y"
+}
+
+// allocatable is what pods may request of capacity: huge pages are no other
+// memory, and what is reserved stays. More reserved than there is is an error.
+func allocatable(capacity, reserved v1.ResourceList) (v1.ResourceList, error) {
+	out := capacity.DeepCopy()
+	for name, q := range capacity {
+		if strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix) {
+			take(out, v1.ResourceMemory, q)
+		}
+	}
+	for name, q := range reserved {
+		have, ok := out[name]
+		if !ok {
+			continue // process IDs are no resource that pods request
+		}
+		if have.Cmp(q) < 0 {
+			return nil, fmt.Errorf("systemReserved and kubeReserved keep %s of %s from pods, but the node has only %s: lower them", q.String(), name, have.String())
+		}
+		take(out, name, q)
+	}
+	return out, nil
+}
+
+func take(from v1.ResourceList, name v1.ResourceName, q resource.Quantity) {
+	have := from[name]
+	have.Sub(q)
+	if have.Sign() < 0 {
+		have.Set(0)
+	}
+	from[name] = have
+}
+
+// capacity is what the node has.
+func capacity(rootDir string, maxPods int) (v1.ResourceList, error) {
 	memory, err := memoryTotal()
 	if err != nil {
 		return nil, err

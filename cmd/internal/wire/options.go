@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // Options are everything about an agent that can be chosen. All paths are absolute.
@@ -29,6 +31,27 @@ type Options struct {
 
 	CNIConfDirs, CNIBinDirs []string
 	Subnets                 []string // of the default pod network
+
+	// Runtimes are the OCI runtimes that a RuntimeClass may name: handler to path.
+	Runtimes map[string]string
+
+	// What the node offers to pods, and what it keeps for itself.
+	NodeLabels map[string]string
+	Taints     []v1.Taint
+	Reserved   v1.ResourceList // cpu, memory, ephemeral-storage, pid
+
+	ClusterDNS    []string
+	ClusterDomain string
+	ResolvConf    string
+
+	NoCPUQuota           bool
+	CPUPeriod            time.Duration
+	LimitedSwap          bool  // burstable pods get a part of the swap space; else none
+	SingleProcessOOMKill bool  // the OOM killer takes one process, not the container
+	PodPidsLimit         int64 // 0: none
+	NoStorageLimits      bool  // limits on ephemeral storage are not enforced
+	IDsPerPod            uint32
+	UnsafeSysctls        []string
 
 	SeccompDefault bool
 	MaxPods        int

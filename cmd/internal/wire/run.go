@@ -2,9 +2,7 @@ package wire
 
 import (
 	"context"
-	goruntime "runtime"
 
-	"github.com/berthd/berth/agent/admission"
 	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/agent/source"
 	"github.com/berthd/berth/agent/status"
@@ -24,14 +22,6 @@ func (n *node) openSources() (*source.Set, error) {
 		cfg.URLs = append(cfg.URLs, source.URL{Address: u, Header: o.ManifestHeader})
 	}
 	return source.New(cfg)
-}
-
-// admit says why a pod may not run here beside the others, nil if it may.
-func (n *node) admit(d pod.Desired, others []pod.Snapshot) *pod.Rejection {
-	return admission.Admit(d, others, admission.Node{
-		Name: n.o.NodeName, Allocatable: n.capacity,
-		Labels: map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": goruntime.GOARCH, "kubernetes.io/hostname": n.o.NodeName},
-	})
 }
 
 // Run runs the agent until ctx ends or a part of it fails. ready is called once

@@ -1,0 +1,160 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	goruntime "runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/selinux/go-selinux"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/agent/admission"
+	"github.com/berthd/berth/agent/pod"
+	"github.com/berthd/berth/agent/runtime"
+)
+
+// preemption makes room for pods that were admitted at the cost of others. It
+// stores nothing: whom to end is decided anew from what runs, right before the
+// sandbox is made, so that an agent that was killed in between goes on.
+//
+//	admitted ─▶ others asked to end ─▶ they hold nothing any more ─▶ sandbox
+type preemption struct {
+	mu sync.Mutex
+	// asked are the pods whose room has to be looked for: those that preempted
+	// others, and those that an earlier agent admitted.
+	asked map[pod.UID]bool
+}
+
+func (p *preemption) note(uid pod.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked == nil {
+		p.asked = map[pod.UID]bool{}
+	}
+	p.asked[uid] = true
+}
+
+func (p *preemption) noted(uid pod.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[uid]
+}
+
+func (p *preemption) forget(uid pod.UID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.asked, uid)
+}
+
+// admissionNode is the node as admission sees it.
+func (n *node) admissionNode() admission.Node {
+	labels := map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": goruntime.GOARCH, "kubernetes.io/hostname": n.o.NodeName}
+	maps.Copy(labels, n.o.NodeLabels)
+	return admission.Node{
+		Name: n.o.NodeName, Labels: labels, Taints: n.o.Taints, Allocatable: n.allocatable, UnsafeSysctls: n.o.UnsafeSysctls,
+		AppArmor: n.appArmor(), SELinux: selinux.GetEnabled(), NoStrictGroups: n.noStrictGroups,
+		Features: []string{"RestartAllContainersOnContainerExits"},
+	}
+}
+
+// appArmor: an external runtime enforces it if the kernel does.
+func (n *node) appArmor() bool {
+	if n.embedded != nil {
+		return n.embedded.host.AppArmor
+	}
+	return kernelAppArmor()
+}
+
+// admit says why a pod may not run here beside the others, nil if it may.
+func (n *node) admit(d pod.Desired, others []pod.Snapshot) *pod.Rejection {
+	v := admission.Decide(d, others, n.admissionNode())
+	uid := pod.UID(d.Pod.UID)
+	warn := func(reason pod.Reason, message string) {
+		n.event(uid, pod.Event{Warning: true, Reason: reason, Message: message, At: time.Now()})
+	}
+	for _, w := range v.Warnings {
+		warn(w.Reason, w.Message)
+	}
+	if v.Rejection != nil {
+		warn(v.Rejection.Reason, v.Rejection.Message)
+	} else if len(v.Preempt) > 0 {
+		n.preemption.note(uid)
+	}
+	return v.Rejection
+}
+
+// roomPeriod is how often a pod looks whether those that make room for it have ended.
+const roomPeriod = 50 * time.Millisecond
+
+// makeRoom ends the pods that d was admitted at the cost of, and waits until
+// they hold nothing any more. It does nothing for a pod that found room.
+func (n *node) makeRoom(ctx context.Context, d pod.Desired) error {
+	uid := pod.UID(d.Pod.UID)
+	if !n.preemption.noted(uid) {
+		return nil
+	}
+	for told := false; ; told = true {
+		snapshots := n.dispatcher.Snapshots()
+		v := admission.Decide(d, snapshots, n.admissionNode())
+		if len(v.Preempt) == 0 { // a rejection comes too late: the pod was admitted
+			n.preemption.forget(uid)
+			return nil
+		}
+		waiting := n.preempt(snapshots, v.Preempt)
+		if !told {
+			n.event(uid, pod.Event{Reason: admission.Preempting, Message: "waits for the end of " + waiting + ", which make room for it", At: time.Now()})
+		}
+		select {
+		case <-ctx.Done():
+			return &pod.Error{Op: "make room", Kind: pod.Unavailable, Reason: pod.FailedCreatePodSandBox, Err: fmt.Errorf("%s must end first, to make room for this pod: %w", waiting, ctx.Err())}
+		case <-time.After(roomPeriod):
+		}
+	}
+}
+
+// preempt asks the pods to end, each once, and returns their names.
+func (n *node) preempt(snapshots []pod.Snapshot, victims []pod.UID) string {
+	chosen := make(map[pod.UID]bool, len(victims))
+	for _, uid := range victims {
+		chosen[uid] = true
+	}
+	var names []string
+	for _, s := range snapshots {
+		if !chosen[s.UID] {
+			continue
+		}
+		names = append(names, s.Desired.Pod.Namespace+"/"+s.Desired.Pod.Name)
+		if s.Desired.Termination == nil && n.dispatcher.Terminate(s.UID, admission.Preemption(time.Now())) {
+			n.event(s.UID, pod.Event{Warning: true, Reason: admission.Preempting, Message: admission.PreemptingEvent, At: time.Now()})
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// askFeatures asks an external runtime what it cannot do.
+func (n *node) askFeatures(ctx context.Context) error {
+	if n.embedded != nil {
+		return nil
+	}
+	r, err := n.cri.Status(ctx, &runtimeapi.StatusRequest{})
+	if err != nil {
+		return fmt.Errorf("ask the container runtime for its features: %w", err)
+	}
+	n.noStrictGroups = !r.GetFeatures().GetSupplementalGroupsPolicy()
+	return nil
+}
+
+// noteRestored has the pods that an earlier agent took in look for room before
+// they get a sandbox: it may have been killed between admitting one and asking
+// others to end for it.
+func (n *node) noteRestored(records map[pod.UID]pod.Record, known map[pod.UID]runtime.Known) {
+	for uid := range records {
+		if len(known[uid].Observed.Sandboxes) == 0 {
+			n.preemption.note(uid)
+		}
+	}
+}
