@@ -34,6 +34,12 @@ type volumeRecord struct {
 	Marker   string      `json:"marker,omitempty"`
 	InMemory bool        `json:"inMemory,omitempty"`
 	ReadOnly bool        `json:"readOnly,omitempty"`
+	Limit    int64       `json:"limit,omitempty"`
+}
+
+// plan is the volume as far as the record tells it.
+func (r volumeRecord) plan() volume.Volume {
+	return volume.Volume{Name: r.Name, Kind: r.Kind, Dir: r.Dir, Marker: r.Marker, InMemory: r.InMemory, Limit: r.Limit}
 }
 
 func (v *Volumes) record(dir string, planned []volume.Volume, all map[string]Volume) error {
@@ -41,7 +47,7 @@ func (v *Volumes) record(dir string, planned []volume.Volume, all map[string]Vol
 	for _, one := range planned {
 		r.Volumes = append(r.Volumes, volumeRecord{
 			Name: one.Name, Kind: one.Kind, HostPath: all[one.Name].HostPath,
-			Dir: one.Dir, Marker: one.Marker, InMemory: one.InMemory, ReadOnly: one.ReadOnly,
+			Dir: one.Dir, Marker: one.Marker, InMemory: one.InMemory, ReadOnly: one.ReadOnly, Limit: one.Limit,
 		})
 	}
 	content, err := json.Marshal(r)
@@ -62,34 +68,34 @@ func (v *Volumes) record(dir string, planned []volume.Volume, all map[string]Vol
 }
 
 // recall reads the record and believes it only as far as the host agrees.
-func (v *Volumes) recall(dir string) (map[string]Volume, bool) {
+func (v *Volumes) recall(dir string) (known, bool) {
 	path := filepath.Join(dir, recordName)
 	st, err := os.Lstat(path)
 	if err != nil || !st.Mode().IsRegular() || st.Size() > maxRecord {
-		return nil, false
+		return known{}, false
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, false
+		return known{}, false
 	}
 	var r podRecord
 	if err := json.Unmarshal(content, &r); err != nil {
 		v.cfg.Logger.Warn("record of volumes is not readable; they will be set up again", "path", path, "err", err)
-		return nil, false
+		return known{}, false
 	}
 	if r.Boot != v.boot {
-		return nil, false
+		return known{}, false
 	}
-	all := make(map[string]Volume, len(r.Volumes))
+	k := known{all: make(map[string]Volume, len(r.Volumes))}
 	for _, one := range r.Volumes {
-		there := one.Kind == volume.HostPath || local.Present(v.cfg.Mounter, dir,
-			volume.Volume{Name: one.Name, Kind: one.Kind, Dir: one.Dir, Marker: one.Marker, InMemory: one.InMemory})
-		if !there {
-			return nil, false
+		planned := one.plan()
+		if one.Kind != volume.HostPath && !local.Present(v.cfg.Mounter, dir, planned) {
+			return known{}, false
 		}
-		all[one.Name] = Volume{HostPath: one.HostPath, ReadOnly: one.ReadOnly}
+		k.all[one.Name] = Volume{HostPath: one.HostPath, ReadOnly: one.ReadOnly}
+		k.scratch = appendScratch(k.scratch, planned, one.HostPath)
 	}
-	return all, true
+	return k, true
 }
 
 func eraseRecord(dir string) error {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,7 +38,9 @@ type Config struct {
 	Allocatable func() v1.ResourceList
 	// Mounter is mount.Kernel{} if nil.
 	Mounter Mounter
-	Logger  *slog.Logger
+	// Event, if set, is told what people should see. It must not block.
+	Event  func(Event)
+	Logger *slog.Logger
 }
 
 // Volume is one volume, set up on the host.
@@ -45,6 +48,14 @@ type Volume struct {
 	HostPath string
 	// ReadOnly says that no container may mount it writable.
 	ReadOnly bool
+}
+
+// Event is something to tell people, in Kubernetes' words.
+type Event struct {
+	Pod     *v1.Pod // nil: the node is meant
+	Warning bool
+	Reason  string
+	Message string
 }
 
 // Volumes sets up and takes down the volumes of pods. Calls for one pod exclude
@@ -58,8 +69,19 @@ type Volumes struct {
 	calls int             // under way
 	idle  []chan struct{} // closed when calls becomes 0
 	gates map[string]*gate
-	// known holds what Mounted answers. The maps are immutable.
-	known map[string]map[string]Volume
+	known map[string]known
+	// swappable warns once that memory may reach a disk.
+	swappable sync.Once
+}
+
+// known is what the last complete Mount of a pod made. It is immutable.
+type known struct {
+	all     map[string]Volume
+	scratch []Scratch
+}
+
+func (k known) equal(other known) bool {
+	return maps.Equal(k.all, other.all) && slices.Equal(k.scratch, other.scratch)
 }
 
 // New makes Root/pods and returns its Volumes. Nothing on disk is changed
@@ -67,6 +89,9 @@ type Volumes struct {
 func New(cfg Config) (*Volumes, error) {
 	if cfg.Mounter == nil {
 		cfg.Mounter = mount.Kernel{}
+	}
+	if cfg.Event == nil {
+		cfg.Event = func(Event) {}
 	}
 	if cfg.Allocatable == nil {
 		cfg.Allocatable = func() v1.ResourceList { return nil }
@@ -92,7 +117,7 @@ func New(cfg Config) (*Volumes, error) {
 		pods:  pods,
 		boot:  strings.TrimSpace(string(boot)),
 		gates: map[string]*gate{},
-		known: map[string]map[string]Volume{},
+		known: map[string]known{},
 	}, nil
 }
 
@@ -119,30 +144,29 @@ func (v *Volumes) Close(ctx context.Context) error {
 // name. It is idempotent and is also the refresh: rendered volumes whose content
 // changed are switched at one instant, and nothing else is written.
 //
-// A failure is a *volume.Error or volume.Errors; what could be set up stays, and
-// the next Mount or Unmount goes on from there.
+// A failure is a *volume.Error or volume.Errors, which name every volume that
+// failed; what could be set up stays, and the next Mount or Unmount goes on from
+// there. When ctx ends first, the error says which volumes are missing.
 func (v *Volumes) Mount(ctx context.Context, pod *v1.Pod) (map[string]Volume, error) {
 	uid := string(pod.UID)
 	dir, err := v.dir(uid, volume.OpSetUp)
 	if err != nil {
 		return nil, err
 	}
-	planned, err := volume.Of(pod)
-	if err != nil {
-		return nil, err
-	}
-	var mounted map[string]Volume
+	planned, refused := volume.Of(pod)
+	work := newProgress(planned, refused)
+	var mounted known
 	err = v.alone(ctx, uid, volume.OpSetUp, func() error {
 		failpoint.Hit("csi/pod-mkdir")
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return err
 		}
-		all, err := v.setUp(ctx, dir, pod, planned)
+		all, err := v.setUp(ctx, dir, pod, work)
 		if err != nil {
 			return err
 		}
-		if have, ok := v.Mounted(uid); !ok || !maps.Equal(have, all) {
-			if err := v.record(dir, planned, all); err != nil {
+		if have, ok := v.recollect(uid, dir); !ok || !have.equal(all) {
+			if err := v.record(dir, planned, all.all); err != nil {
 				return err
 			}
 			v.remember(uid, all)
@@ -150,31 +174,40 @@ func (v *Volumes) Mount(ctx context.Context, pod *v1.Pod) (map[string]Volume, er
 		mounted = all
 		return nil
 	})
+	if ended := ctx.Err(); err != nil && ended != nil {
+		return nil, work.cut(ended)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return mounted, nil
+	return mounted.all, nil
 }
 
-func (v *Volumes) setUp(ctx context.Context, dir string, pod *v1.Pod, planned []volume.Volume) (map[string]Volume, error) {
-	p := local.Pod{Dir: dir, Facts: volume.Facts{Pod: pod, Objects: v.cfg.Objects, Allocatable: v.cfg.Allocatable()}}
-	all := make(map[string]Volume, len(planned))
-	var failed volume.Errors
-	for _, one := range planned {
+func (v *Volumes) setUp(ctx context.Context, dir string, pod *v1.Pod, work *progress) (known, error) {
+	p := local.Pod{
+		Dir:   dir,
+		Facts: volume.Facts{Pod: pod, Objects: v.cfg.Objects, Allocatable: v.cfg.Allocatable()},
+		Slow:  func(name string, files int64, first bool) { v.slow(pod, name, files, first) },
+	}
+	k := known{all: make(map[string]Volume, len(work.planned))}
+	for _, one := range work.planned {
+		if err := ctx.Err(); err != nil {
+			return known{}, err
+		}
+		if one.InMemory {
+			v.swappable.Do(v.warnSwappable)
+		}
+		work.begin(one.Name)
 		path, err := local.SetUp(ctx, v.cfg.Mounter, p, one)
 		if err != nil {
-			failed = append(failed, local.Classify(volume.OpSetUp, one.Name, err))
+			work.fail(local.Classify(volume.OpSetUp, one.Name, err))
 			continue
 		}
-		all[one.Name] = Volume{HostPath: path, ReadOnly: one.ReadOnly}
+		work.done(one.Name)
+		k.all[one.Name] = Volume{HostPath: path, ReadOnly: one.ReadOnly}
+		k.scratch = appendScratch(k.scratch, one, path)
 	}
-	switch len(failed) {
-	case 0:
-		return all, nil
-	case 1:
-		return nil, failed[0]
-	}
-	return nil, failed
+	return k, work.result()
 }
 
 // SubPath makes the path sub of a mounted volume available at a path of its own,
@@ -213,26 +246,31 @@ func (v *Volumes) SubPath(ctx context.Context, pod *v1.Pod, container, name, sub
 // is all still there. After a restart of the agent it is found again from disk.
 // The map must not be changed.
 func (v *Volumes) Mounted(uid string) (map[string]Volume, bool) {
-	v.mu.Lock()
-	all, ok := v.known[uid]
-	v.mu.Unlock()
-	if ok {
-		return all, true
-	}
 	dir, err := v.dir(uid, "")
 	if err != nil {
 		return nil, false
 	}
-	if all, ok = v.recall(dir); ok {
-		v.remember(uid, all)
-	}
-	return all, ok
+	k, ok := v.recollect(uid, dir)
+	return k.all, ok
 }
 
-func (v *Volumes) remember(uid string, all map[string]Volume) {
+func (v *Volumes) recollect(uid, dir string) (known, bool) {
+	v.mu.Lock()
+	k, ok := v.known[uid]
+	v.mu.Unlock()
+	if ok {
+		return k, true
+	}
+	if k, ok = v.recall(dir); ok {
+		v.remember(uid, k)
+	}
+	return k, ok
+}
+
+func (v *Volumes) remember(uid string, k known) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.known[uid] = all
+	v.known[uid] = k
 }
 
 func (v *Volumes) forget(uid string) {

@@ -54,8 +54,8 @@ func TestMountEveryKind(t *testing.T) {
 		}
 	}
 	for vol, want := range map[string]string{
-		"scratch": "42777 1234 disk", "fast": "42777 1234 tmpfs", "conf": "42777 1234 disk",
-		"creds": "42777 1234 tmpfs", "about": "42777 1234 tmpfs", "all": "42777 1234 tmpfs", "host": "40755 0 disk",
+		"scratch": "42777 1234 disk", "fast": "43777 1234 tmpfs", "conf": "42777 1234 disk",
+		"creds": "43777 1234 tmpfs", "about": "43777 1234 tmpfs", "all": "43777 1234 tmpfs", "host": "40755 0 disk",
 	} {
 		var st unix.Stat_t
 		must(t, unix.Stat(mounted[vol].HostPath, &st))
@@ -194,7 +194,7 @@ func TestErrors(t *testing.T) {
 		"two": {"u", `[{name: a, configMap: {name: nope}}, {name: b, secret: {secretName: none}}, {name: c, emptyDir: {}}]`, volume.NotFound,
 			`MountVolume.SetUp failed for volume "a" : configmap "nope" not found; MountVolume.SetUp failed for volume "b" : secret "none" not found`},
 		"kind": {"u", `[{name: a, persistentVolumeClaim: {claimName: x}}]`, volume.Invalid,
-			`MountVolume.SetUp failed for volume "a" : this kind of volume is not offered by this node; it has emptyDir, hostPath, configMap, secret, downwardAPI and projected`},
+			`MountVolume.SetUp failed for volume "a" : this kind of volume is not offered by this node; it has emptyDir, hostPath, configMap, secret, downwardAPI, projected and image`},
 		"uid": {"../../etc", `[]`, volume.Invalid,
 			`MountVolume.SetUp failed : "../../etc" cannot be the UID of a pod: it must be usable as the name of a directory`},
 	} {

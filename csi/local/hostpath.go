@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/berthd/berth/csi/volume"
 	"github.com/berthd/berth/test/failpoint"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -21,23 +23,24 @@ func checkHostPath(s *v1.HostPathVolumeSource) error {
 		return refuse("hostPath %q must be an absolute path", s.Path)
 	}
 	if slices.Contains(strings.Split(s.Path, "/"), "..") {
-		return refuse("hostPath %q must not contain '..'", s.Path)
+		return refuse("invalid HostPath `%s`: must not contain '..'", s.Path)
 	}
 	if s.Type == nil || *s.Type == v1.HostPathUnset {
 		return nil
 	}
 	st, err := os.Stat(s.Path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if err != nil {
+		// ENOTDIR: a file where the path has a directory. What the type wants is not there either way.
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
 		st = nil
 	}
 	switch *s.Type {
 	case v1.HostPathDirectoryOrCreate:
 		if st == nil {
 			failpoint.Hit("csi/local/hostpath-mkdir")
-			return os.MkdirAll(s.Path, 0o755)
+			return makeDirs(s.Path)
 		}
 		return expect(s.Path, "a directory", st.IsDir())
 	case v1.HostPathDirectory:
@@ -59,13 +62,47 @@ func checkHostPath(s *v1.HostPathVolumeSource) error {
 	return refuse("%s is an invalid volume type", *s.Type)
 }
 
+// makeDirs makes path and what is missing above it, 0755 whatever the umask.
+func makeDirs(path string) error {
+	if err := os.Mkdir(path, 0o755); !errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case err == nil:
+			return chmod(path, 0o755)
+		case errors.Is(err, fs.ErrExist):
+			if st, err := os.Stat(path); err == nil && st.IsDir() {
+				return nil // made by somebody else meanwhile
+			}
+		}
+		return err
+	}
+	parent := filepath.Dir(path)
+	if parent == path {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrNotExist}
+	}
+	if err := makeDirs(parent); err != nil {
+		return err
+	}
+	return makeDirs(path)
+}
+
 func createFile(path string) error {
 	failpoint.Hit("csi/local/hostpath-create")
-	f, err := os.OpenFile(path, os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		// Made meanwhile, or a link to nowhere: then its target is made.
+		f, err = os.OpenFile(path, os.O_CREATE, 0o644)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return &volume.Error{Code: volume.NotFound, Err: fmt.Errorf("%w; type FileOrCreate makes the file only, its directory must exist", err)}
+	}
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	return errors.Join(f.Chmod(0o644), f.Close())
 }
 
 // expect fails with NotFound: the host may still change, the pod need not.

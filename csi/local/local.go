@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/berthd/berth/csi/mount"
 	"github.com/berthd/berth/csi/volume"
 	"github.com/berthd/berth/test/failpoint"
 	"golang.org/x/sys/unix"
@@ -19,6 +21,9 @@ type Mounter interface {
 	// Tmpfs makes target a tmpfs of at least size bytes (0: the kernel's
 	// choice). Idempotent.
 	Tmpfs(target string, size int64) error
+	// Hugetlbfs makes target a file system of huge pages of that many bytes.
+	// Idempotent.
+	Hugetlbfs(target string, pageSize int64) error
 	// Bind mounts what source stands for on target. Not idempotent.
 	Bind(source *os.File, target string) error
 	// Mounted says whether target is a mount point; a missing one is not.
@@ -32,6 +37,9 @@ type Pod struct {
 	// Dir is the pod's directory; it exists.
 	Dir   string
 	Facts volume.Facts
+	// Slow, if set, is told when giving a volume to the fsGroup takes long: the
+	// volume, how many files are done, and whether it is the first time.
+	Slow func(name string, files int64, first bool)
 }
 
 // fsGroup returns the group that is to own the volumes, if the pod asks for one.
@@ -55,7 +63,7 @@ func SetUp(ctx context.Context, m Mounter, p Pod, v volume.Volume) (string, erro
 			err = checkHostPath(v.Source.HostPath)
 		case v.Kind == volume.EmptyDir:
 			dir = filepath.Join(p.Dir, v.Dir)
-			err = p.emptyDir(m, v, dir)
+			err = p.emptyDir(ctx, m, v, dir)
 		case v.Rendered:
 			dir = filepath.Join(p.Dir, v.Dir)
 			err = p.rendered(m, v, dir)
@@ -70,8 +78,8 @@ func SetUp(ctx context.Context, m Mounter, p Pod, v volume.Volume) (string, erro
 }
 
 // emptyDir makes the directory once. After the marker is written its mode and
-// owner belong to the pod; a tmpfs lost to a reboot is made anew.
-func (p Pod) emptyDir(m Mounter, v volume.Volume, dir string) error {
+// owner belong to the pod; memory lost to a reboot is made anew.
+func (p Pod) emptyDir(ctx context.Context, m Mounter, v volume.Volume, dir string) error {
 	marker := filepath.Join(p.Dir, v.Marker)
 	if done, err := isSetUp(m, v, dir, marker); done || err != nil {
 		return err
@@ -80,14 +88,19 @@ func (p Pod) emptyDir(m Mounter, v volume.Volume, dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	if v.InMemory {
-		if err := m.Tmpfs(dir, p.Facts.MemorySize(v)); err != nil {
-			return err
-		}
+	mode, err := p.medium(m, v, dir)
+	if err != nil {
+		return err
 	}
 	failpoint.Hit("csi/local/emptydir-mode")
-	if err := p.own(dir, 0o777, readWrite); err != nil {
+	if err := chmod(dir, mode); err != nil {
 		return err
+	}
+	if gid, ok := p.fsGroup(); ok {
+		// The change policy is for volumes that outlive the pod; this one is new.
+		if err := mount.Own(ctx, dir, p.ownership(v.Name, gid)); err != nil {
+			return err
+		}
 	}
 	failpoint.Hit("csi/local/emptydir-ready")
 	if err := os.MkdirAll(filepath.Dir(marker), 0o750); err != nil {
@@ -99,6 +112,48 @@ func (p Pod) emptyDir(m Mounter, v volume.Volume, dir string) error {
 	}
 	failpoint.Hit("csi/local/emptydir-ready-done")
 	return f.Close()
+}
+
+// medium mounts what the emptyDir is to lie in, and returns the mode of its root:
+// a tmpfs has the sticky bit, as the kernel's own default is.
+func (p Pod) medium(m Mounter, v volume.Volume, dir string) (mode uint32, err error) {
+	switch {
+	case v.Huge:
+		size, err := p.Facts.PageSize(v)
+		if err != nil {
+			return 0, err
+		}
+		if mounted, err := m.Mounted(dir); err == nil && !mounted {
+			if err := reserved(size, mount.ReadHugePages()); err != nil {
+				return 0, err
+			}
+		}
+		return 0o777, m.Hugetlbfs(dir, size)
+	case v.InMemory:
+		return 0o1777, m.Tmpfs(dir, p.Facts.MemorySize(v))
+	}
+	return 0o777, nil
+}
+
+// reserved says why a volume of huge pages of that many bytes could not be
+// written to, if there are none: the first writer would die of SIGBUS.
+func reserved(size int64, have []mount.HugePages) error {
+	var sizes []string
+	for _, one := range have {
+		if one.Size == size && one.Pages > 0 {
+			return nil
+		}
+		if one.Size == size {
+			return &volume.Error{Code: volume.Exhausted, Err: fmt.Errorf(
+				"no huge pages of %s are reserved on this node; write a number to /sys/kernel/mm/hugepages/hugepages-%dkB/nr_hugepages, or boot with hugepagesz= and hugepages=",
+				volume.ByteSize(size), size>>10)}
+		}
+		sizes = append(sizes, volume.ByteSize(one.Size))
+	}
+	if len(sizes) == 0 {
+		return refuse("the kernel of this node has no huge pages; use an emptyDir of medium Memory")
+	}
+	return refuse("the kernel of this node has no huge pages of %s, only of %s", volume.ByteSize(size), strings.Join(sizes, ", "))
 }
 
 func isSetUp(m Mounter, v volume.Volume, dir, marker string) (bool, error) {
@@ -137,7 +192,11 @@ func (p Pod) rendered(m Mounter, v volume.Volume, dir string) error {
 			return err
 		}
 	}
-	if err := p.own(dir, 0o777, readOnly); err != nil {
+	mode := uint32(0o777)
+	if v.InMemory {
+		mode = 0o1777
+	}
+	if err := p.own(dir, mode); err != nil {
 		return err
 	}
 	w := writer{pod: p, now: time.Now()}

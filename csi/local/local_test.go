@@ -133,7 +133,7 @@ func TestHostPathTypes(t *testing.T) {
 		{"block", "BlockDevice", ""},
 		{"char", "BlockDevice", "NotFound: hostPath type check failed: %s is not a block device"},
 		{"dir", "Nonsense", "Invalid: Nonsense is an invalid volume type"},
-		{"dir/../dir", "", "Invalid: hostPath %q must not contain '..'"},
+		{"dir/../dir", "", "Invalid: invalid HostPath `%s`: must not contain '..'"},
 	} {
 		path := dir + "/" + tc.path
 		source := &v1.HostPathVolumeSource{Path: path}

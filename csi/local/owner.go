@@ -2,29 +2,48 @@ package local
 
 import (
 	"fmt"
-	"github.com/berthd/berth/test/failpoint"
 	"io/fs"
 	"os"
+	"time"
 
+	"github.com/berthd/berth/csi/mount"
+	"github.com/berthd/berth/test/failpoint"
 	"golang.org/x/sys/unix"
 )
 
-// access is what the pod's fsGroup may do in a volume.
-type access uint32
-
+// What the pod's fsGroup may do in a rendered volume, whose attributes are
+// read-only.
 const (
-	readOnly  access = 0o440
-	readWrite access = 0o660
+	groupReads    = 0o440
+	groupSearches = 0o110
 )
 
-// own gives dir its mode and, where the pod has an fsGroup, the group, the
-// group's access and the setgid bit by which new files take the group too. It
-// changes only what differs, so that a refresh of a volume writes nothing.
-func (p Pod) own(dir string, mode uint32, group access) error {
+// How long a change of a volume's group takes before it is reported, and how
+// often after that: the kubelet's times.
+const (
+	slowAfter = 30 * time.Second
+	slowEvery = 60 * time.Second
+)
+
+// ownership is how the volume called name is given to the group gid.
+func (p Pod) ownership(name string, gid int) mount.Ownership {
+	first := true
+	return mount.Ownership{Group: gid, First: slowAfter, Every: slowEvery, Report: func(files int64) {
+		if p.Slow != nil {
+			p.Slow(name, files, first)
+		}
+		first = false
+	}}
+}
+
+// own gives a directory of a rendered volume its mode and, where the pod has an
+// fsGroup, the group, the group's access and the setgid bit. It changes only what
+// differs, so that a refresh of a volume writes nothing.
+func (p Pod) own(dir string, mode uint32) error {
 	want := mode
 	gid, grouped := p.fsGroup()
 	if grouped {
-		want |= uint32(group) | 0o110 | unix.S_ISGID
+		want |= groupReads | groupSearches | unix.S_ISGID
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {

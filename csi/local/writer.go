@@ -120,7 +120,7 @@ func (w writer) mkdir(root *os.Root, name string) error {
 	if err := root.Mkdir(name, 0o700); err != nil {
 		return err
 	}
-	return w.pod.own(path.Join(root.Name(), name), 0o755, readOnly)
+	return w.pod.own(path.Join(root.Name(), name), 0o755)
 }
 
 func (w writer) file(root *os.Root, name string, content volume.File) error {
@@ -141,7 +141,7 @@ func (w writer) file(root *os.Root, name string, content volume.File) error {
 func (w writer) mode(f volume.File) fs.FileMode {
 	mode := fs.FileMode(f.Mode & 0o777)
 	if _, ok := w.pod.fsGroup(); ok {
-		mode |= fs.FileMode(readOnly)
+		mode |= groupReads
 	}
 	return mode
 }

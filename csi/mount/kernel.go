@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/berthd/berth/test/failpoint"
@@ -15,52 +14,6 @@ import (
 
 // Kernel mounts in the mount namespace of this process.
 type Kernel struct{}
-
-// Tmpfs makes the directory target a tmpfs of at least size bytes (0: as much as
-// the kernel thinks right). It is idempotent: a tmpfs that is there and large
-// enough stays as it is, a smaller one grows. The content is kept out of swap
-// where the kernel can do that (6.4).
-func (k Kernel) Tmpfs(target string, size int64) error {
-	mounted, err := k.Mounted(target)
-	if err != nil {
-		return err
-	}
-	if mounted {
-		return growTmpfs(target, size)
-	}
-	options := "mode=0777"
-	if size > 0 {
-		options += ",size=" + strconv.FormatInt(size, 10)
-	}
-	failpoint.Hit("csi/mount/tmpfs")
-	err = unix.Mount("tmpfs", target, "tmpfs", 0, options+",noswap")
-	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("tmpfs", target, "tmpfs", 0, options)
-	}
-	failpoint.Hit("csi/mount/tmpfs-done")
-	if err != nil {
-		return fmt.Errorf("mount a tmpfs on %s: %w", target, err)
-	}
-	return nil
-}
-
-func growTmpfs(target string, size int64) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(target, &st); err != nil {
-		return fmt.Errorf("statfs %s: %w", target, err)
-	}
-	if st.Type != unix.TMPFS_MAGIC {
-		return fmt.Errorf("%s is a mount, but not of a tmpfs; unmount it", target)
-	}
-	if size == 0 || int64(st.Blocks)*st.Bsize >= size {
-		return nil
-	}
-	failpoint.Hit("csi/mount/tmpfs-grow")
-	if err := unix.Mount("", target, "", unix.MS_REMOUNT, "size="+strconv.FormatInt(size, 10)); err != nil {
-		return fmt.Errorf("grow the tmpfs on %s to %d bytes: %w", target, size, err)
-	}
-	return nil
-}
 
 // Bind mounts what source, an open file or directory (O_PATH suffices), stands
 // for on target, which exists and is of the same sort. It is not idempotent: a

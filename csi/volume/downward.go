@@ -10,10 +10,10 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 func (f Facts) downward(p Payload, items []v1.DownwardAPIVolumeFile, fallback *int32) error {
+	var failed []error
 	for i := range items {
 		item := &items[i]
 		var text string
@@ -27,11 +27,12 @@ func (f Facts) downward(p Payload, items []v1.DownwardAPIVolumeFile, fallback *i
 			err = invalid("downwardAPI item %q has neither fieldRef nor resourceFieldRef", item.Path)
 		}
 		if err != nil {
-			return err
+			failed = append(failed, err)
+			continue
 		}
 		p[item.Path] = File{Data: []byte(text), Mode: modeOf(item.Mode, fallback)}
 	}
-	return nil
+	return aggregate(failed)
 }
 
 // field renders the fields that Kubernetes allows in a volume; the others can
@@ -129,40 +130,4 @@ func inUnits(q, divisor resource.Quantity, milli bool) string {
 		a, b = float64(q.MilliValue()), float64(divisor.MilliValue())
 	}
 	return strconv.FormatInt(int64(math.Ceil(a/b)), 10)
-}
-
-// MemorySize is the size of an emptyDir of medium Memory: the least of the
-// node's allocatable memory, the pod's memory limit (if all its containers have
-// one) and the volume's own sizeLimit. 0 means that none of them is known.
-func (f Facts) MemorySize(v Volume) int64 {
-	allocatable := f.Allocatable[v1.ResourceMemory]
-	size := allocatable.Value()
-	least := func(n int64) {
-		if n > 0 && (size == 0 || n < size) {
-			size = n
-		}
-	}
-	least(f.podMemoryLimit())
-	if limit := v.Source.EmptyDir.SizeLimit; limit != nil {
-		least(limit.Value())
-	}
-	return size
-}
-
-func (f Facts) podMemoryLimit() int64 {
-	declared := true
-	limits := resourcehelper.PodLimits(f.Pod, resourcehelper.PodResourcesOptions{
-		ContainerFn: func(r v1.ResourceList, _ resourcehelper.ContainerType) {
-			if r.Memory().IsZero() {
-				declared = false
-			}
-		},
-	})
-	if pod := f.Pod.Spec.Resources; pod != nil && !pod.Limits.Memory().IsZero() {
-		return pod.Limits.Memory().Value()
-	}
-	if !declared {
-		return 0
-	}
-	return limits.Memory().Value()
 }

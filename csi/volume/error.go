@@ -1,8 +1,11 @@
 package volume
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 )
 
 // Code tells the machine what to do about a volume that failed. The set is
@@ -88,6 +91,25 @@ func (e Errors) Unwrap() []error {
 		all[i] = e[i]
 	}
 	return all
+}
+
+// aggregate makes one error of several, as Kubernetes writes them: "[a, b]". It
+// is Invalid if one of them is: then waiting for the others is in vain.
+func aggregate(failed []error) error {
+	switch len(failed) {
+	case 0:
+		return nil
+	case 1:
+		return failed[0]
+	}
+	code := Internal
+	for i, err := range failed {
+		var e *Error
+		if errors.As(err, &e) && (i == 0 || e.Code == Invalid) {
+			code = e.Code
+		}
+	}
+	return &Error{Code: code, Err: utilerrors.NewAggregate(failed)}
 }
 
 // invalid and notFound make the errors of this package; the caller that knows

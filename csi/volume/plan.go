@@ -40,8 +40,13 @@ type Volume struct {
 	// Marker is, for EmptyDir, the file below the pod's directory that says the
 	// volume was set up: from then on its mode belongs to the pod.
 	Marker string
-	// InMemory says that the content must never reach a disk.
+	// InMemory says that the content must never reach a disk: the directory is a
+	// mount, of a tmpfs unless Huge.
 	InMemory bool
+	// Huge says that the memory is huge pages; Facts.PageSize tells their size.
+	Huge bool
+	// Limit is the sizeLimit of an EmptyDir in bytes, 0 if it has none.
+	Limit int64
 	// ReadOnly says that no container may write, whatever its mount asks for.
 	ReadOnly bool
 	// Rendered says that Render tells the content.
@@ -59,15 +64,16 @@ func validElement(s string) bool {
 }
 
 // Of returns the volumes of pod that any of its containers uses, in the pod's
-// order: like the kubelet, a volume that nobody mounts is not set up. A kind
-// this node cannot serve is an Errors of Code Invalid for that volume.
-func Of(pod *v1.Pod) ([]Volume, error) {
+// order: like the kubelet, a volume that nobody mounts is not set up. Volumes of
+// kind image are the runtime's and not among them. A kind this node cannot serve
+// is a failure of Code Invalid for that volume.
+func Of(pod *v1.Pod) ([]Volume, Errors) {
 	used := Used(pod)
 	var all []Volume
 	var failed Errors
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if !used[v.Name] {
+		if !used[v.Name] || v.Image != nil {
 			continue
 		}
 		planned, err := plan(v)
@@ -77,10 +83,7 @@ func Of(pod *v1.Pod) ([]Volume, error) {
 		}
 		all = append(all, planned)
 	}
-	if len(failed) > 0 {
-		return all, failed
-	}
-	return all, nil
+	return all, failed
 }
 
 // Used names the volumes that containers of pod mount, map or read variables from.
@@ -136,7 +139,7 @@ func plan(v *v1.Volume) (Volume, error) {
 	case s.GitRepo != nil:
 		return Volume{}, invalid("gitRepo volumes run code of a repository as root and are not offered; clone in an init container into an emptyDir")
 	default:
-		return Volume{}, invalid("this kind of volume is not offered by this node; it has emptyDir, hostPath, configMap, secret, downwardAPI and projected")
+		return Volume{}, invalid("this kind of volume is not offered by this node; it has emptyDir, hostPath, configMap, secret, downwardAPI, projected and image")
 	}
 	out.Rendered, out.ReadOnly = true, true
 	out.Dir = path.Join("volumes", plugins[out.Kind], out.Name)
@@ -147,14 +150,17 @@ func planEmptyDir(out Volume) (Volume, error) {
 	out.Kind = EmptyDir
 	out.Dir = path.Join("volumes", plugins[EmptyDir], out.Name)
 	out.Marker = path.Join("plugins", plugins[EmptyDir], out.Name, "ready")
+	if limit := out.Source.EmptyDir.SizeLimit; limit != nil {
+		out.Limit = max(limit.Value(), 0)
+	}
 	switch medium := out.Source.EmptyDir.Medium; {
 	case medium == v1.StorageMediumDefault:
 	case medium == v1.StorageMediumMemory:
 		out.InMemory = true
-	case medium == v1.StorageMediumHugePages || strings.HasPrefix(string(medium), string(v1.StorageMediumHugePagesPrefix)):
-		return Volume{}, invalid("an emptyDir of medium %s is not offered by this node; use medium Memory, or none", medium)
+	case isHuge(medium):
+		out.InMemory, out.Huge = true, true
 	default:
-		return Volume{}, invalid("unknown storage medium %q; it is empty or Memory", medium)
+		return Volume{}, invalid("unknown storage medium %q; it is empty, Memory, HugePages or HugePages-<size>", medium)
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -61,7 +62,7 @@ func (f Facts) Render(v Volume) (Payload, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, p.check()
+	return p.clean()
 }
 
 // projection is how the keys of an object become files.
@@ -150,7 +151,11 @@ func project(p Payload, content map[string][]byte, how projection, of object) er
 	return nil
 }
 
+// projected renders all sources into p, a later one over an earlier. Sources that
+// an API server issues (tokens, trust bundles, certificates) are each one case
+// here: what issues them will come with Facts, as Objects does.
 func (f Facts) projected(p Payload, s *v1.ProjectedVolumeSource) error {
+	var failed []error
 	for i := range s.Sources {
 		var err error
 		switch src := &s.Sources[i]; {
@@ -170,54 +175,65 @@ func (f Facts) projected(p Payload, s *v1.ProjectedVolumeSource) error {
 			err = invalid("projected source %d is of a kind this node does not know", i)
 		}
 		if err != nil {
-			return err
+			failed = append(failed, err)
 		}
 	}
-	return nil
+	return aggregate(failed)
 }
 
-// check refuses paths that would leave the volume, collide with the writer's own
-// names ("..data"), or need a name to be both file and directory.
-func (p Payload) check() error {
+// clean returns p with its paths in their shortest form. It refuses paths that
+// would leave the volume, collide with the writer's own names ("..data"), or need
+// a name to be both file and directory.
+func (p Payload) clean() (Payload, error) {
 	total := 0
-	for name, file := range p {
+	out := make(Payload, len(p))
+	for _, name := range slices.Sorted(maps.Keys(p)) { // so that of two spellings always the same one stays
+		file := p[name]
 		total += len(file.Data)
 		if err := checkPath(name); err != nil {
-			return err
+			return nil, err
 		}
+		out[path.Clean(name)] = file
+	}
+	for name := range out {
 		for dir := parent(name); dir != ""; dir = parent(dir) {
-			if _, clash := p[dir]; clash {
-				return invalid("paths %q and %q clash: one name cannot be both a file and a directory", dir, name)
+			if _, clash := out[dir]; clash {
+				return nil, invalid("paths %q and %q clash: one name cannot be both a file and a directory", dir, name)
 			}
 		}
 	}
 	if total > maxPayload {
-		return invalid("the volume would hold %d bytes; at most %d are allowed", total, maxPayload)
+		return nil, invalid("the volume would hold %d bytes; at most %d are allowed", total, maxPayload)
 	}
-	return nil
+	return out, nil
 }
+
+const (
+	maxPath = 4096
+	maxName = 255
+)
 
 func checkPath(name string) error {
 	elements := strings.Split(name, "/")
 	switch {
 	case name == "":
-		return invalid("invalid path: must not be empty")
-	case len(name) > 4000:
-		return invalid("invalid path: must be at most 4000 characters: %.80s...", name)
+		return invalid("invalid path: must not be empty: %q", name)
 	case strings.HasPrefix(name, "/"):
 		return invalid("invalid path: must be relative path: %s", name)
-	case strings.HasPrefix(name, ".."):
-		return invalid("invalid path: must not start with '..': %s", name)
+	case len(name) > maxPath:
+		return invalid("invalid path: must be less than or equal to %d characters", maxPath)
 	case slices.Contains(elements, ".."):
 		return invalid("invalid path: must not contain '..': %s", name)
-	case slices.Contains(elements, "") || slices.Contains(elements, "."):
-		return invalid("invalid path: has an empty element: %s", name)
+	case strings.HasPrefix(path.Clean(name), ".."):
+		return invalid("invalid path: must not start with '..': %s", name)
+	case path.Clean(name) == ".":
+		return invalid("invalid path: names the volume itself: %s", name)
 	case strings.ContainsRune(name, 0):
 		return invalid("invalid path: contains a zero byte")
 	}
 	for _, e := range elements {
-		if len(e) > 255 {
-			return invalid("invalid path: element longer than 255 bytes: %.80s...", e)
+		if len(e) > maxName {
+			return invalid("invalid path: filenames must be less than or equal to %d characters", maxName)
 		}
 	}
 	return nil

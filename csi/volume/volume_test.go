@@ -120,13 +120,21 @@ func TestRender(t *testing.T) {
 		{name: "escape", source: `configMap: {name: cm, items: [{key: a, path: x/../../y}]}`, err: `Invalid: invalid path: must not contain '..'`},
 		{name: "writer's own name", source: `configMap: {name: cm, items: [{key: a, path: ..data}]}`, err: `Invalid: invalid path: must not start with '..'`},
 		{name: "absolute", source: `configMap: {name: cm, items: [{key: a, path: /etc/x}]}`, err: `Invalid: invalid path: must be relative path`},
+		{name: "two spellings of one path", source: `configMap: {name: cm, items: [{key: a, path: x//y/.}, {key: b, path: z/}]}`, want: `x/y 644 "1"; z 644 "2"`},
+		{name: "the volume itself", source: `configMap: {name: cm, items: [{key: a, path: ./}]}`, err: `Invalid: invalid path: names the volume itself`},
+		{name: "several sources fail", source: `projected: {sources: [{configMap: {name: nope}}, {secret: {name: none}}]}`,
+			err: `NotFound: [configmap "nope" not found, secret "none" not found]`},
+		{name: "waiting in vain", source: `projected: {sources: [{configMap: {name: nope}}, {serviceAccountToken: {path: token}}]}`,
+			err: `Invalid: [configmap "nope" not found, serviceAccountToken needs`},
+		{name: "later source wins", source: `projected: {sources: [{configMap: {name: cm, items: [{key: a, path: x}]}}, {configMap: {name: cm, items: [{key: b, path: x}]}}]}`,
+			want: `x 644 "2"`},
 		{name: "clash", source: `configMap: {name: cm, items: [{key: a, path: x}, {key: b, path: x/y/z}]}`, err: `Invalid: paths "x" and "x/y/z" clash`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := testPod(t, tc.source)
-			volumes, err := Of(pod)
-			if err != nil {
-				t.Fatal(err)
+			volumes, refused := Of(pod)
+			if refused != nil {
+				t.Fatal(refused)
 			}
 			if len(volumes) != 1 || !volumes[0].Rendered || !volumes[0].ReadOnly {
 				t.Fatalf("planned %+v", volumes)
@@ -150,7 +158,8 @@ func TestPlan(t *testing.T) {
 	for _, tc := range []struct{ name, source, want string }{
 		{"empty dir", `emptyDir: {}`, `{emptyDir volumes/kubernetes.io~empty-dir/v disk writable}`},
 		{"memory", `emptyDir: {medium: Memory}`, `{emptyDir volumes/kubernetes.io~empty-dir/v memory writable}`},
-		{"huge pages", `emptyDir: {medium: HugePages-2Mi}`, `MountVolume.SetUp failed for volume "v" : an emptyDir of medium HugePages-2Mi is not offered`},
+		{"huge pages", `emptyDir: {medium: HugePages-2Mi}`, `{emptyDir volumes/kubernetes.io~empty-dir/v memory writable}`},
+		{"odd medium", `emptyDir: {medium: Paper}`, `MountVolume.SetUp failed for volume "v" : unknown storage medium "Paper"`},
 		{"host path", `hostPath: {path: /tmp}`, `{hostPath  disk writable}`},
 		{"config map", `configMap: {name: x}`, `{configMap volumes/kubernetes.io~configmap/v disk read-only}`},
 		{"secret", `secret: {secretName: x}`, `{secret volumes/kubernetes.io~secret/v memory read-only}`},
@@ -210,6 +219,46 @@ func TestNamesThatAreNoDirectories(t *testing.T) {
 		if !ValidUID(uid) {
 			t.Errorf("%q is refused", uid)
 		}
+	}
+}
+
+func TestPageSize(t *testing.T) {
+	for _, tc := range []struct{ name, medium, spec, want string }{
+		{"one size", "HugePages", `containers: [{resources: {limits: {hugepages-2Mi: 4Mi}}}, {resources: {limits: {hugepages-2Mi: 2Mi}}}]`, "2Mi"},
+		{"init container", "HugePages", `initContainers: [{resources: {requests: {hugepages-1Gi: 1Gi}}}]`, "1Gi"},
+		{"pod level", "HugePages", `resources: {limits: {hugepages-2Mi: 4Mi}}`, "2Mi"},
+		{"two sizes", "HugePages", `containers: [{resources: {limits: {hugepages-2Mi: 4Mi}}}, {resources: {limits: {hugepages-1Gi: 1Gi}}}]`,
+			"Invalid: medium: HugePages can't be used if container requests multiple huge page sizes"},
+		{"one of two sizes", "HugePages-1Gi", `containers: [{resources: {limits: {hugepages-2Mi: 4Mi}}}, {resources: {limits: {hugepages-1Gi: 1Gi}}}]`, "1Gi"},
+		{"none asked for", "HugePages", `containers: [{resources: {limits: {memory: 1Gi}}}]`,
+			"Invalid: medium HugePages: hugePages storage requested, but there is no resource request for huge pages"},
+		{"another asked for", "HugePages-1Gi", `containers: [{resources: {limits: {hugepages-2Mi: 4Mi}}}]`,
+			"Invalid: medium HugePages-1Gi: hugePages storage requested, but there is no resource request for huge pages"},
+		{"no size", "HugePages-big", `{}`, `Invalid: medium HugePages-big: "big" is not a size of huge pages`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var pod v1.Pod
+			if err := yaml.UnmarshalStrict([]byte(tc.spec), &pod.Spec); err != nil {
+				t.Fatal(err)
+			}
+			source := v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMedium(tc.medium)}}
+			size, err := Facts{Pod: &pod}.PageSize(Volume{Source: source})
+			got := ByteSize(size)
+			var e *Error
+			if errors.As(err, &e) {
+				got = e.Code.String() + ": " + e.Error()
+			}
+			if !strings.HasPrefix(got, tc.want) {
+				t.Errorf("%s, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestImageVolumesAreTheRuntimes(t *testing.T) {
+	pod := testPod(t, `image: {reference: busybox}`)
+	if volumes, refused := Of(pod); len(volumes) > 0 || refused != nil {
+		t.Errorf("planned %v, refused %v", volumes, refused)
 	}
 }
 
