@@ -2,8 +2,10 @@ package cgroup
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/test/failpoint"
@@ -114,6 +116,9 @@ func (t *Tree) resources(l Limits) *cgroups.Resources {
 	if l.Pids > 0 {
 		r.PidsLimit = &l.Pids
 	}
+	for _, size := range slices.Sorted(maps.Keys(l.HugePages)) {
+		r.HugetlbLimit = append(r.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: size, Limit: l.HugePages[size]})
+	}
 	switch {
 	case l.CPUShares == 0:
 	case t.V2():
@@ -145,6 +150,9 @@ func split(r *cgroups.Resources) []part {
 	if r.Memory != 0 {
 		parts = append(parts, part{"memory", only(cgroups.Resources{Memory: r.Memory})})
 	}
+	if len(r.HugetlbLimit) > 0 {
+		parts = append(parts, part{"hugetlb", only(cgroups.Resources{HugetlbLimit: r.HugetlbLimit})})
+	}
 	if r.PidsLimit != nil {
 		parts = append(parts, part{"pids", only(cgroups.Resources{PidsLimit: r.PidsLimit})})
 	}
@@ -153,7 +161,7 @@ func split(r *cgroups.Resources) []part {
 
 // set writes l into group n.
 func (t *Tree) set(n name, l Limits) error {
-	if t.cfg.Driver == Systemd && l != (Limits{}) {
+	if t.cfg.Driver == Systemd && !l.none() {
 		if err := t.tellSystemd(n, l); err != nil {
 			return err
 		}
@@ -215,6 +223,8 @@ func write(h hierarchy, dir string, p part) error {
 		return (&cgroupfs.CpuGroup{}).Set(dir, p.r)
 	case "memory":
 		return (&cgroupfs.MemoryGroup{}).Set(dir, p.r)
+	case "hugetlb":
+		return (&cgroupfs.HugetlbGroup{}).Set(dir, p.r)
 	}
 	return (&cgroupfs.PidsGroup{}).Set(dir, p.r)
 }

@@ -1,9 +1,14 @@
 package cgroup
 
 import (
+	"reflect"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/berthd/berth/agent/pod"
 	v1 "k8s.io/api/core/v1"
+	units "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
 )
 
@@ -21,7 +26,13 @@ type Limits struct {
 	CPUPeriod uint64 // microseconds
 	Memory    int64  // bytes
 	Pids      int64
+	// HugePages limits huge pages, in bytes, by size ("2MB"); sizes of the node
+	// that are not in it get none.
+	HugePages map[string]uint64
 }
+
+// none says that there is nothing to write.
+func (l Limits) none() bool { return reflect.DeepEqual(l, Limits{}) }
 
 // MilliCPUToShares turns thousandths of a CPU into cpu.shares of cgroup v1.
 func MilliCPUToShares(milli int64) uint64 {
@@ -63,52 +74,6 @@ func sharesToMilli(shares uint64) int64 {
 	return (int64(shares)*1000 + 1023) / 1024
 }
 
-// QOSClass returns the class that p's status names, for it never changes, or else
-// computes it from the requests and limits of its containers.
-func QOSClass(p *v1.Pod) v1.PodQOSClass {
-	if p.Status.QOSClass != "" {
-		return p.Status.QOSClass
-	}
-	if r := p.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
-		return classOf([]v1.ResourceRequirements{*r})
-	}
-	var all []v1.ResourceRequirements
-	for i := range p.Spec.InitContainers {
-		all = append(all, p.Spec.InitContainers[i].Resources)
-	}
-	for i := range p.Spec.Containers {
-		all = append(all, p.Spec.Containers[i].Resources)
-	}
-	return classOf(all)
-}
-
-// classOf: Guaranteed if each of all limits cpu and memory to what it requests,
-// BestEffort if none asks for anything, else Burstable.
-func classOf(all []v1.ResourceRequirements) v1.PodQOSClass {
-	guaranteed, any := len(all) > 0, false
-	for _, r := range all {
-		for _, what := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-			limit, request := r.Limits[what], r.Requests[what]
-			if !limit.IsZero() || !request.IsZero() {
-				any = true
-			}
-			if _, asked := r.Requests[what]; !asked {
-				request = limit // defaulting makes the request equal the limit
-			}
-			if limit.IsZero() || limit.Cmp(request) != 0 {
-				guaranteed = false
-			}
-		}
-	}
-	switch {
-	case guaranteed:
-		return v1.PodQOSGuaranteed
-	case any:
-		return v1.PodQOSBurstable
-	}
-	return v1.PodQOSBestEffort
-}
-
 // podRequestMilliCPU is what p asks for, overhead included.
 func podRequestMilliCPU(p *v1.Pod) int64 {
 	requests := resource.PodRequests(p, resource.PodResourcesOptions{})
@@ -118,22 +83,23 @@ func podRequestMilliCPU(p *v1.Pod) int64 {
 // PodLimits computes what p's group is given. cpu and memory are limited for a
 // Burstable pod only if every container declares that limit, or the pod does.
 func (c Config) PodLimits(p *v1.Pod) Limits {
-	l := Limits{Pids: c.PodPidsLimit}
-	limits := resource.PodLimits(p, resource.PodResourcesOptions{})
+	limits, declared := podLimits(p)
+	requests := resource.PodRequests(p, resource.PodResourcesOptions{})
+	l := Limits{Pids: max(c.PodPidsLimit, 0), HugePages: hugePages(requests)}
 	cpu, memory := limits.Cpu().MilliValue(), limits.Memory().Value()
 	quota := int64(-1)
 	if !c.NoCPUQuota {
 		quota = MilliCPUToQuota(cpu, c.period())
 	}
-	switch class := QOSClass(p); class {
+	switch pod.QOSClass(p) {
 	case v1.PodQOSGuaranteed:
-		l.CPUShares, l.CPUQuota, l.Memory = MilliCPUToShares(podRequestMilliCPU(p)), quota, memory
+		l.CPUShares, l.CPUQuota, l.Memory = MilliCPUToShares(requests.Cpu().MilliValue()), quota, memory
 	case v1.PodQOSBurstable:
-		l.CPUShares = MilliCPUToShares(podRequestMilliCPU(p))
-		if limited(p, v1.ResourceCPU) {
+		l.CPUShares = MilliCPUToShares(requests.Cpu().MilliValue())
+		if declared.cpu {
 			l.CPUQuota = quota
 		}
-		if limited(p, v1.ResourceMemory) {
+		if declared.memory {
 			l.Memory = memory
 		}
 	default:
@@ -145,19 +111,48 @@ func (c Config) PodLimits(p *v1.Pod) Limits {
 	return l
 }
 
-// limited says that the pod, or every container of it, limits what.
-func limited(p *v1.Pod, what v1.ResourceName) bool {
-	if p.Spec.Resources != nil {
-		if q, ok := p.Spec.Resources.Limits[what]; ok && !q.IsZero() {
-			return true
-		}
+// declared says which limits hold for the whole of a pod.
+type declared struct{ cpu, memory bool }
+
+// podLimits sums up p's limits, overhead included.
+func podLimits(p *v1.Pod) (v1.ResourceList, declared) {
+	all := declared{true, true}
+	limits := resource.PodLimits(p, resource.PodResourcesOptions{ContainerFn: func(r v1.ResourceList, _ resource.ContainerType) {
+		all.cpu = all.cpu && !r.Cpu().IsZero()
+		all.memory = all.memory && !r.Memory().IsZero()
+	}})
+	if r := p.Spec.Resources; r != nil {
+		all.cpu = all.cpu || !r.Limits.Cpu().IsZero()
+		all.memory = all.memory || !r.Limits.Memory().IsZero()
 	}
-	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if q := list[i].Resources.Limits[what]; q.IsZero() {
-				return false
-			}
+	return limits, all
+}
+
+// hugePages are the huge pages among requests, by size.
+func hugePages(requests v1.ResourceList) map[string]uint64 {
+	var pages map[string]uint64
+	for name, q := range requests {
+		size, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+		if !ok {
+			continue
 		}
+		bytes, err := units.ParseQuantity(size)
+		if err != nil {
+			continue // validation lets none through
+		}
+		if pages == nil {
+			pages = map[string]uint64{}
+		}
+		pages[pageSize(bytes.Value())] = uint64(q.Value())
 	}
-	return true
+	return pages
+}
+
+// pageSize spells a size as the kernel's files of hugetlb do: 2MB, 1GB.
+func pageSize(bytes int64) string {
+	unit := 0
+	for ; bytes >= 1024 && bytes%1024 == 0 && unit < 3; unit++ {
+		bytes /= 1024
+	}
+	return strconv.FormatInt(bytes, 10) + []string{"B", "KB", "MB", "GB"}[unit]
 }

@@ -1,9 +1,11 @@
 package cgroup
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
+	"github.com/berthd/berth/agent/pod"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,10 +88,10 @@ func TestClassAndLimits(t *testing.T) {
 		{"class never changes", immutable, v1.PodQOSGuaranteed, Limits{CPUShares: 2}},
 	}
 	for _, tt := range tests {
-		if got := QOSClass(tt.pod); got != tt.class {
+		if got := pod.QOSClass(tt.pod); got != tt.class {
 			t.Errorf("%s: class %s, want %s", tt.what, got, tt.class)
 		}
-		if got := (Config{}).PodLimits(tt.pod); got != tt.want {
+		if got := (Config{}).PodLimits(tt.pod); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: limits %+v, want %+v", tt.what, got, tt.want)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -135,12 +136,13 @@ func (t *Tree) SwapAccounting() bool {
 // Parent returns the path of p's group below the root of each hierarchy: what
 // CRI calls its cgroup parent.
 func (t *Tree) Parent(p *v1.Pod) string {
-	return t.podName(QOSClass(p), pod.UID(p.UID)).path(t.cfg.Driver)
+	return t.podName(pod.QOSClass(p), pod.UID(p.UID)).path(t.cfg.Driver)
 }
 
 // Ensure makes p's group, gives it its limits and returns its path, as Parent
 // does, or "" if the host grants no hierarchy. It is idempotent, and cheap when
-// nothing has changed.
+// nothing has changed. While something runs in the group, limits are only
+// raised: lowering them has an order (see Resize).
 func (t *Tree) Ensure(ctx context.Context, p *v1.Pod) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -152,20 +154,20 @@ func (t *Tree) Ensure(ctx context.Context, p *v1.Pod) (string, error) {
 	if uid == "" || strings.ContainsAny(string(uid), "/\x00") || uid == ".." {
 		return "", fmt.Errorf("pod %s/%s: UID %q cannot name a cgroup", p.Namespace, p.Name, uid)
 	}
-	want := state{class: QOSClass(p), limits: t.cfg.PodLimits(p)}
+	want := state{class: pod.QOSClass(p), limits: t.limitsOf(p)}
 	n := t.podName(want.class, uid)
 	t.making.Lock()
 	defer t.making.Unlock()
 	t.mu.Lock()
 	have, known := t.applied[uid]
 	t.mu.Unlock()
-	if known && have == want && t.complete(n) {
+	if known && reflect.DeepEqual(have, want) && t.complete(n) {
 		return n.path(t.cfg.Driver), nil
 	}
 	if want.class == v1.PodQOSBurstable {
 		t.request(uid, podRequestMilliCPU(p))
 	}
-	if err := t.apply(n, want.limits); err != nil {
+	if err := t.grow(n, want.limits); err != nil {
 		return "", fmt.Errorf("cgroup of pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	t.mu.Lock()
