@@ -1,8 +1,12 @@
 package plan
 
 import (
+	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/berthd/berth/agent/pod"
 )
@@ -13,18 +17,29 @@ import (
 // first exit, then 10s, doubled up to the cap; forgiven after ten good minutes.
 func (d *decision) restartAt(m *member) time.Time {
 	last := m.last
-	if last.ID == "" || d.replaced(last) {
+	b, ok := d.rec.Boot.Backoff[m.name]
+	if last.ID == "" || d.replaced(last) || wasReset(last) && b.Instance != last.ID {
 		return d.Now // lost with its exit, or stopped by us: nothing to wait for
 	}
-	b, ok := d.rec.Boot.Backoff[m.name]
-	if !ok || b.Instance != last.ID {
-		b = d.nextBackoff(b, ok, last)
+	if key := crashKey(m.spec); !ok || b.Instance != last.ID || b.Key != key {
+		b = d.nextBackoff(b, ok && b.Key == key, last)
+		b.Key = key
 		d.rec.Boot.Backoff, d.unsaved.Boot = put(d.rec.Boot.Backoff, m.name, b), true
 		if b.Delay > 0 {
 			d.event(true, pod.BackOff, m.name, fmt.Sprintf("Back-off restarting failed container %s in pod %s", m.name, podWithUID(d.pod.Namespace, d.pod.Name, d.pod.UID)))
 		}
 	}
 	return dueAfter(last, b)
+}
+
+// crashKey stands for what a crash loop is about: with another image or other
+// resources a container deserves a fresh start.
+func crashKey(c *v1.Container) string {
+	// Marshal of these cannot fail, and sorts the keys of maps.
+	what, _ := json.Marshal([]any{c.Image, c.Resources})
+	h := fnv.New64a()
+	h.Write(what)
+	return fmt.Sprintf("%x", h.Sum64())
 }
 
 // dueAfter counts the delay from the exit; from when we saw it, if the runtime

@@ -13,9 +13,15 @@ import (
 // containerStatus is the status of m: its current instance, or what it waits for.
 func (d *decision) containerStatus(m *member) v1.ContainerStatus {
 	started := d.started(m)
-	cs := v1.ContainerStatus{Name: string(m.name), Image: m.spec.Image, Ready: d.ready(m), Started: &started, VolumeMounts: mountStatuses(m.spec)}
+	cs := v1.ContainerStatus{Name: string(m.name), Image: m.spec.Image, Ready: d.ready(m), Started: &started, VolumeMounts: d.mountStatuses(m.spec)}
+	if m.kind == pod.Ephemeral {
+		cs.Started = nil
+	}
 	if n := d.rec.Durable.Restarts[m.name]; n > 0 {
 		cs.RestartCount = int32(n - 1)
+	}
+	if l := m.spec.Lifecycle; l != nil {
+		cs.StopSignal = l.StopSignal
 	}
 	if len(m.spec.Resources.Requests) > 0 {
 		cs.AllocatedResources = m.spec.Resources.Requests
@@ -25,10 +31,22 @@ func (d *decision) containerStatus(m *member) v1.ContainerStatus {
 	}
 	shown := m.shown()
 	if shown == nil {
-		d.neverShown(m, &cs)
+		if d.neverShown(m, &cs); m.cur != nil && d.end == endNone && d.failureWaits(m) == nil {
+			cs.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{}} // made and not yet started
+		}
 		return cs
 	}
 	d.identify(&cs, shown)
+	if wasReset(shown) {
+		cs.RestartCount++ // the instance to come is counted already
+	}
+	if m.cur != nil && m.cur.State == pod.Created && d.end == endNone && d.failureWaits(m) == nil {
+		cs.State.Waiting = &v1.ContainerStateWaiting{} // made and not yet started
+		if shown.State == pod.Exited {
+			cs.LastTerminationState.Terminated = d.terminated(shown)
+		}
+		return cs
+	}
 	switch shown.State {
 	case pod.Running:
 		if !d.hooked(m) && d.end == endNone { // as in Kubernetes, it runs when its hook has
@@ -36,13 +54,16 @@ func (d *decision) containerStatus(m *member) v1.ContainerStatus {
 		} else {
 			cs.State.Running = &v1.ContainerStateRunning{StartedAt: wallTime(shown.StartedAt)}
 		}
-		if prev := m.before(shown, d.rec.Boot.Gone); prev != nil {
+		if prev := d.before(m, shown); prev != nil {
 			cs.LastTerminationState.Terminated = d.terminated(prev)
 		}
 	case pod.Exited:
 		d.exitedStatus(m, shown, &cs)
-	case pod.Unknown:
-		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: string(pod.ContainerStatusUnknown), Message: "the container's monitor is gone, and its fate cannot be told; it is being stopped"}
+	case pod.Unknown: // it is being stopped; what became of it cannot be told
+		cs.State.Terminated = &v1.ContainerStateTerminated{
+			Reason: string(pod.ContainerStatusUnknown), ExitCode: 137, Message: lostMessage,
+			ContainerID: cs.ContainerID, StartedAt: wallTime(shown.StartedAt),
+		}
 	}
 	return cs
 }
@@ -55,17 +76,21 @@ func (m *member) shown() *pod.Container {
 	return m.last
 }
 
-// before is the newest ended instance older than c.
-func (m *member) before(c *pod.Container, gone map[pod.ContainerName]pod.Container) *pod.Container {
+// before is m's newest ended instance older than c that anybody remembers.
+func (d *decision) before(m *member, c *pod.Container) *pod.Container {
+	var found *pod.Container
 	for i := range m.all {
 		if o := &m.all[i]; o.Attempt < c.Attempt && o.State == pod.Exited {
-			return o
+			found = o
+			break
 		}
 	}
-	if g, ok := gone[m.name]; ok && g.Attempt < c.Attempt {
-		return &g
+	for _, remembered := range []map[pod.ContainerName]pod.Container{d.rec.Boot.Gone, d.rec.Durable.Ended} {
+		if o, ok := remembered[m.name]; ok && o.Attempt < c.Attempt && (found == nil || o.Attempt > found.Attempt) {
+			found = &o
+		}
 	}
-	return nil
+	return found
 }
 
 func (d *decision) identify(cs *v1.ContainerStatus, c *pod.Container) {
@@ -98,7 +123,7 @@ func (d *decision) exitedStatus(m *member, c *pod.Container, cs *v1.ContainerSta
 	}
 	if waiting == nil {
 		cs.State.Terminated = d.terminated(c)
-		if prev := m.before(c, d.rec.Boot.Gone); prev != nil {
+		if prev := d.before(m, c); prev != nil {
 			cs.LastTerminationState.Terminated = d.terminated(prev)
 		}
 		return
@@ -118,6 +143,9 @@ func (d *decision) restartWaits(m *member) *v1.ContainerStateWaiting {
 			Message: fmt.Sprintf("back-off %v restarting failed container=%s pod=%s", b.Delay, m.name, podWithUID(d.pod.Namespace, d.pod.Name, d.pod.UID)),
 		}
 	}
+	if wasReset(m.last) {
+		return &v1.ContainerStateWaiting{Reason: string(pod.RestartingAllContainers), Message: resetMessage}
+	}
 	if d.sandbox == nil || m.cur == nil { // it waits for the new sandbox, or for its turn there
 		return d.patience()
 	}
@@ -126,9 +154,14 @@ func (d *decision) restartWaits(m *member) *v1.ContainerStateWaiting {
 
 // failureWaits tells of a failed pull or start, nil if there is none.
 func (d *decision) failureWaits(m *member) *v1.ContainerStateWaiting {
-	if f, ok := d.Failures[pod.ImageSlot(m.name)]; ok {
+	image := m.spec.Image
+	f, ok := d.Failures[pod.ImageSlot(m.name)]
+	if !ok {
+		image, f, ok = d.volumeImageFailure(m)
+	}
+	if ok {
 		if pullFailed(f) && !d.Now.Before(pullBackOffShown(f)) {
-			return &v1.ContainerStateWaiting{Reason: string(pod.ImagePullBackOff), Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", m.spec.Image, f.Reason, f.Message)}
+			return &v1.ContainerStateWaiting{Reason: string(pod.ImagePullBackOff), Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", image, f.Reason, f.Message)}
 		}
 		return &v1.ContainerStateWaiting{Reason: string(f.Reason), Message: f.Message}
 	}
@@ -202,14 +235,17 @@ func wallTime(t time.Time) metav1.Time {
 	return metav1.NewTime(t.Truncate(time.Second))
 }
 
-func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
+// mountStatuses tells of c's mounts, and what "recursive read-only if possible" has come to.
+func (d *decision) mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
 	var out []v1.VolumeMountStatus
 	for _, vm := range c.VolumeMounts {
 		s := v1.VolumeMountStatus{Name: vm.Name, MountPath: vm.MountPath, ReadOnly: vm.ReadOnly}
 		if vm.ReadOnly {
 			mode := v1.RecursiveReadOnlyDisabled
-			if vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly != v1.RecursiveReadOnlyIfPossible {
-				mode = *vm.RecursiveReadOnly
+			alone := vm.MountPropagation == nil || *vm.MountPropagation == v1.MountPropagationNone
+			if want := vm.RecursiveReadOnly; want != nil && alone && (*want == v1.RecursiveReadOnlyEnabled ||
+				*want == v1.RecursiveReadOnlyIfPossible && d.Config.RecursiveReadOnly[d.Desired.RuntimeHandler]) {
+				mode = v1.RecursiveReadOnlyEnabled
 			}
 			s.RecursiveReadOnly = &mode
 		}

@@ -29,7 +29,7 @@ func (d *decision) endCause() endCause {
 		return endRejected
 	case dur.Termination != nil:
 		return endTerminated
-	case !d.seen():
+	case !d.seen(), dur.Reset != nil:
 		return endNone
 	}
 	mains, finished := 0, 0
@@ -113,12 +113,16 @@ func mergeTermination(recorded, asked *pod.Termination) *pod.Termination {
 
 // podGrace is how long the pod's containers may take to stop.
 func (d *decision) podGrace() time.Duration {
-	grace := 30 * time.Second
-	if s := d.pod.Spec.TerminationGracePeriodSeconds; s != nil {
-		grace = time.Duration(*s) * time.Second
-	}
+	grace := d.specGrace()
 	if t := d.rec.Durable.Termination; t != nil && t.Grace != nil {
-		grace = min(grace, *t.Grace)
+		grace = *t.Grace
 	}
 	return max(grace, minPodGrace)
+}
+
+func (d *decision) specGrace() time.Duration {
+	if s := d.pod.Spec.TerminationGracePeriodSeconds; s != nil {
+		return time.Duration(*s) * time.Second
+	}
+	return 30 * time.Second
 }

@@ -69,6 +69,14 @@ func imageOf(p *v1.Pod, name pod.ContainerName) string {
 	return ""
 }
 
+// imageOfAction is the image that a pulls: a container's or a volume's.
+func imageOfAction(p *v1.Pod, a pod.Action) string {
+	if a.Volume != "" {
+		return volumeImage(p, a.Volume)
+	}
+	return imageOf(p, a.Container)
+}
+
 // successEvents tells of an action that was done.
 func successEvents(p *v1.Pod, r pod.Result, now time.Time) []pod.Event {
 	name := r.Action.Container
@@ -79,7 +87,7 @@ func successEvents(p *v1.Pod, r pod.Result, now time.Time) []pod.Event {
 	case pod.OpStartContainer:
 		return []pod.Event{say(pod.CreatedReason, "Container created"), say(pod.Started, "Container started")}
 	case pod.OpPullImage:
-		image := imageOf(p, name)
+		image := imageOfAction(p, r.Action)
 		if !r.Image.Pulled {
 			return []pod.Event{say(pod.Pulled, fmt.Sprintf("Container image %q already present on machine", image))}
 		}
@@ -96,7 +104,7 @@ func failureEvents(p *v1.Pod, a pod.Action, f pod.Failure, now time.Time) []pod.
 	}
 	switch a.Op {
 	case pod.OpPullImage:
-		return pullFailureEvents(imageOf(p, a.Container), f, say)
+		return pullFailureEvents(imageOfAction(p, a), f, say)
 	case pod.OpStartContainer:
 		return []pod.Event{say(pod.FailedReason, "Error: %s", f.Message)}
 	case pod.OpPostStart:

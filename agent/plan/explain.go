@@ -25,6 +25,12 @@ func (d *decision) explain() pod.Explanation {
 	if d.end != endNone {
 		return d.explainEnding()
 	}
+	if r := d.rec.Durable.Reset; r != nil {
+		return pod.Explanation{
+			Cause:  fmt.Sprintf("All containers of the pod are being restarted: container %s ended in a way for which its rules say so.", r.Sources[0]),
+			Reason: pod.RestartingAllContainers, Container: r.Sources[0], Since: r.Since, Next: "They start again, the init containers first, when all have ended.",
+		}
+	}
 	if e, ok := d.explainFailure(pod.SlotVolumes, "A volume cannot be set up: %s.", "The volumes are set up again"); ok {
 		return e
 	}

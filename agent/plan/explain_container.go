@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -11,11 +12,15 @@ import (
 // explainContainer says whether and how m holds the pod up.
 func (d *decision) explainContainer(m *member) (pod.Explanation, bool) {
 	e := pod.Explanation{Container: m.name}
+	image := m.spec.Image
 	f, pulling := d.Failures[pod.ImageSlot(m.name)]
+	if !pulling {
+		image, f, pulling = d.volumeImageFailure(m)
+	}
 	s, starting := d.Failures[m.slot]
 	switch {
 	case pulling && !m.running():
-		e.Cause = sentence(fmt.Sprintf("The image %q of container %s cannot be had: %%s.", m.spec.Image, m.name), f.Message)
+		e.Cause = sentence(fmt.Sprintf("The image %q of container %s cannot be had: %%s.", image, m.name), f.Message)
 		e.Reason, e.Since, e.Next, e.NextAt = f.Reason, f.First, "It is pulled again.", f.NotBefore
 		if pullFailed(f) && !d.Now.Before(pullBackOffShown(f)) {
 			e.Reason = pod.ImagePullBackOff
@@ -94,6 +99,18 @@ func probePeriod(p *v1.Probe) string {
 	return fmt.Sprintf("%ds", p.PeriodSeconds)
 }
 
+// explainGates is said when every container is ready.
+func (d *decision) explainGates() pod.Explanation {
+	lacking := d.closedGates()
+	if len(lacking) == 0 {
+		return pod.Explanation{Well: true, Cause: "The pod runs and is ready."}
+	}
+	return pod.Explanation{
+		Reason: pod.ReadinessGatesNotReady, Cause: sentence("All containers are ready, but the pod waits for its readiness gates: %s.", strings.Join(lacking, ", ")),
+		Next: "Whoever is in charge of the gate sets it; by hand: berth set-condition.",
+	}
+}
+
 // explainProgress is said when nothing is wrong.
 func (d *decision) explainProgress() pod.Explanation {
 	e := pod.Explanation{Reason: pod.ContainerCreating, Since: d.rec.Durable.Accepted}
@@ -117,7 +134,7 @@ func (d *decision) explainProgress() pod.Explanation {
 				return e
 			}
 		}
-		return pod.Explanation{Well: true, Cause: "The pod runs and is ready."}
+		return d.explainGates()
 	}
 	return e
 }

@@ -12,11 +12,13 @@ import (
 // NewState returns the state of a pod that nothing has been done for by this
 // worker. record and observed are what is known from before; both may be zero.
 func NewState(desired pod.Desired, record pod.Record, observed pod.Observed, config Config) State {
-	return State{
+	s := State{
 		Desired: desired, Record: record, Observed: observed, Config: config,
 		InFlight: map[pod.Slot]pod.Action{}, Failures: map[pod.Slot]pod.Failure{},
 		Stale: map[pod.Slot]bool{}, Last: map[pod.Slot]Success{},
 	}
+	s.mergedPod()
+	return s
 }
 
 // Begin notes that a has been started.
@@ -40,6 +42,7 @@ func (s *State) SetDesired(d pod.Desired) {
 		}
 	}
 	s.Desired = d
+	s.mergedPod()
 }
 
 // Merge returns next with what can never be taken back from prev: a
@@ -82,8 +85,7 @@ func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
 	a := r.Action
 	delete(s.InFlight, a.Slot)
 	if a.Op == pod.OpObserve {
-		s.foldObserve(r, now)
-		return nil
+		return s.foldObserve(r, now)
 	}
 	if needsLook(a.Op) {
 		s.Stale[a.Slot] = true
@@ -93,6 +95,9 @@ func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
 		s.Observed.Images = without(s.Observed.Images, a.Container)
 	}
 	if r.Err != nil {
+		if a.Op == pod.OpStartContainer {
+			s.Observed.VolumeImages = nil // one of them may have been removed
+		}
 		return append(s.foldFailure(r, now), events...)
 	}
 	if f, ok := s.Failures[a.Slot]; ok && (f.Op == a.Op || a.Op == pod.OpStartContainer) {
@@ -109,9 +114,13 @@ func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
 	case pod.OpUnmountVolumes:
 		s.Observed.Volumes, s.Observed.VolumesVersion = nil, ""
 	case pod.OpPullImage:
-		s.Observed.Images = put(s.Observed.Images, a.Container, r.Image)
+		if a.Volume != "" {
+			s.Observed.VolumeImages = put(s.Observed.VolumeImages, a.Volume, r.Image)
+		} else {
+			s.Observed.Images = put(s.Observed.Images, a.Container, r.Image)
+		}
 	}
-	return successEvents(s.Desired.Pod, r, now)
+	return successEvents(s.mergedPod(), r, now)
 }
 
 func orEmpty(m map[string]pod.Volume) map[string]pod.Volume {
@@ -130,21 +139,25 @@ func needsLook(op pod.Op) bool {
 	return true
 }
 
-func (s *State) foldObserve(r pod.Result, now time.Time) {
+func (s *State) foldObserve(r pod.Result, now time.Time) []pod.Event {
 	if r.Err != nil || r.Observed == nil {
 		s.Look, s.covered = true, nil
 		if r.Err == nil {
 			r.Err = &pod.Error{Op: "observe pod", Kind: pod.Internal, Err: errors.New("the runtime's answer was empty")}
 		}
 		if pod.KindOf(r.Err) != pod.Canceled {
-			s.Failures[pod.SlotObserve] = fail(s.Config.withDefaults(), s.Failures[pod.SlotObserve], r, now)
+			f := fail(s.Config.withDefaults(), s.Failures[pod.SlotObserve], r, now)
+			s.Failures[pod.SlotObserve] = f
+			if s.Stale[pod.SlotSandbox] && s.Last[pod.SlotSandbox].Action.Op == pod.OpCreateSandbox {
+				return []pod.Event{{Warning: true, Reason: pod.FailedPodSandBoxStatus, Message: "Unable to get pod sandbox status: " + f.Message, At: now}}
+			}
 		}
-		return
+		return nil
 	}
 	delete(s.Failures, pod.SlotObserve)
 	next := *r.Observed
 	// Volumes and images are facts of our own actions, not of the runtime's list.
-	next.Volumes, next.VolumesVersion, next.Images = s.Observed.Volumes, s.Observed.VolumesVersion, s.Observed.Images
+	next.Volumes, next.VolumesVersion, next.Images, next.VolumeImages = s.Observed.Volumes, s.Observed.VolumesVersion, s.Observed.Images, s.Observed.VolumeImages
 	if next.At.IsZero() {
 		next.At = now
 	}
@@ -153,6 +166,7 @@ func (s *State) foldObserve(r pod.Result, now time.Time) {
 		delete(s.Stale, slot)
 	}
 	s.covered = nil
+	return nil
 }
 
 // foldHook records that a hook is over. A failed postStart dooms its container.
@@ -197,7 +211,7 @@ func (s *State) foldFailure(r pod.Result, now time.Time) []pod.Event {
 	}
 	s.Failures[a.Slot] = f
 	delete(s.Last, a.Slot)
-	return failureEvents(s.Desired.Pod, a, f, now)
+	return failureEvents(s.mergedPod(), a, f, now)
 }
 
 func without(m map[pod.ContainerName]pod.Image, c pod.ContainerName) map[pod.ContainerName]pod.Image {

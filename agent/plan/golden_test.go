@@ -199,7 +199,7 @@ func describe(w *world) {
 	}
 	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
 		for _, cs := range list {
-			w.logf("  %s: %s ready=%v started=%v restarts=%d%s", cs.Name, stateText(cs.State), cs.Ready, *cs.Started, cs.RestartCount, lastText(cs.LastTerminationState))
+			w.logf("  %s: %s ready=%v started=%v restarts=%d%s", cs.Name, stateText(cs.State), cs.Ready, cs.Started != nil && *cs.Started, cs.RestartCount, lastText(cs.LastTerminationState))
 		}
 	}
 	e := w.plan.Explanation

@@ -8,11 +8,28 @@ import (
 
 // phase is Pending or Running. Succeeded and Failed belong to the outcome: no
 // one is told that a pod has ended while something of it may still run.
+//
+// Pending it is while an init container has work left, or a container waits that
+// has never run. Sidecars count until the pod is initialised, and never keep it
+// running.
 func (d *decision) phase(st *v1.PodStatus) v1.PodPhase {
-	if d.pendingInit() {
-		return v1.PodPending
-	}
 	running, stopped := 0, 0
+	for i := range st.InitContainerStatuses {
+		cs := &st.InitContainerStatuses[i]
+		m := d.member(pod.ContainerName(cs.Name))
+		ran := cs.State.Terminated != nil || cs.LastTerminationState.Terminated != nil
+		switch {
+		case m.kind == pod.Init && (cs.State.Running != nil || !ran):
+			return v1.PodPending
+		case m.kind == pod.Init:
+		case cs.State.Running != nil && !d.initialized && !*cs.Started:
+			return v1.PodPending
+		case cs.State.Running != nil:
+			running++
+		case !ran: // a sidecar that has never run
+			return v1.PodPending
+		}
+	}
 	for i := range st.ContainerStatuses {
 		cs := &st.ContainerStatuses[i]
 		switch {
@@ -28,22 +45,6 @@ func (d *decision) phase(st *v1.PodStatus) v1.PodPhase {
 		return v1.PodRunning
 	}
 	return v1.PodPending
-}
-
-// pendingInit says that init containers have work left before the mains.
-func (d *decision) pendingInit() bool {
-	if d.initialized {
-		return false
-	}
-	if d.sandbox == nil && d.end != endNone {
-		return false
-	}
-	for _, m := range d.members {
-		if m.kind == pod.Init && !d.initDone(m) || m.kind == pod.Sidecar && !d.started(m) {
-			return true
-		}
-	}
-	return false
 }
 
 // finalPhase is Succeeded if every main container exited with 0 and nothing

@@ -34,6 +34,9 @@ type State struct {
 	// covered are the slots that the observation in flight will make fresh: those
 	// that were stale when it began. What ends while it runs needs another.
 	covered map[pod.Slot]bool
+	// merged is mergedPod of mergedOf with that many ephemeral containers added.
+	merged, mergedOf *v1.Pod
+	mergedAdded      int
 }
 
 // Success remembers an action that was done.
@@ -60,6 +63,9 @@ type Config struct {
 	HostIPs []string
 	// RuntimeName prefixes container IDs in status ("berth").
 	RuntimeName string
+	// RecursiveReadOnly names the runtime handlers that can make mounts read-only
+	// to their depths; the default handler's name is empty.
+	RecursiveReadOnly map[string]bool
 }
 
 // Plan is what is to be done now, and what is to be told.

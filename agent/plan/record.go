@@ -13,8 +13,8 @@ import (
 // on disk before it is acted on or published.
 func (d *decision) remember() {
 	dur, boot := &d.rec.Durable, &d.rec.Boot
-	if dur.Pod != d.pod {
-		dur.Pod, dur.Source, d.unsaved.Durable = d.pod, d.Desired.Source, true
+	if dur.Pod != d.Desired.Pod || dur.RuntimeHandler != d.Desired.RuntimeHandler {
+		dur.Pod, dur.Source, dur.RuntimeHandler, d.unsaved.Durable = d.Desired.Pod, d.Desired.Source, d.Desired.RuntimeHandler, true
 	}
 	if dur.Accepted.IsZero() {
 		dur.Accepted, d.unsaved.Durable = d.Now.Truncate(time.Second), true
@@ -22,16 +22,16 @@ func (d *decision) remember() {
 	if !boot.StartTime.Equal(dur.Accepted) {
 		boot.StartTime, d.unsaved.Boot = dur.Accepted, true
 	}
-	if t := mergeTermination(dur.Termination, d.Desired.Termination); t != dur.Termination {
-		dur.Termination, d.unsaved.Durable = t, true
-	}
+	d.rememberTermination()
 	d.rememberInstances()
 	d.rememberSandboxes()
 	d.rememberDeadline()
+	d.rememberOverrun()
 	if d.seen() {
 		d.forgetInstances()
 	}
-	d.initialized = d.sandbox != nil && d.hasBeenInitialized()
+	d.rememberReset()
+	d.initialized = d.sandbox != nil && d.rec.Durable.Reset == nil && d.hasBeenInitialized()
 }
 
 func (d *decision) rememberInstances() {
@@ -64,6 +64,38 @@ func (d *decision) rememberSandboxes() {
 	}
 }
 
+// rememberTermination records what was asked for, with the grace that holds: the
+// first request may set any, each later one only a shorter.
+func (d *decision) rememberTermination() {
+	dur := &d.rec.Durable
+	t := mergeTermination(dur.Termination, d.Desired.Termination)
+	if t == dur.Termination {
+		return
+	}
+	if t.Grace == nil {
+		resolved, grace := *t, d.specGrace()
+		resolved.Grace = &grace
+		t = &resolved
+	}
+	dur.Termination, d.unsaved.Durable = t, true
+}
+
+// rememberOverrun tells, once, of containers that outlive the grace period of an
+// end that the node itself asked for.
+func (d *decision) rememberOverrun() {
+	t, boot := d.rec.Durable.Termination, &d.rec.Boot
+	if t == nil || t.Reason == "" || t.Reason == pod.DeadlineExceeded || boot.GraceExceeded || !d.inUse() {
+		return
+	}
+	at := t.Requested.Add(max(10*time.Second, d.podGrace()*3/2))
+	if d.Now.Before(at) {
+		d.wake(at)
+		return
+	}
+	boot.GraceExceeded, d.unsaved.Boot = true, true
+	d.event(true, pod.ExceededGracePeriod, "", "Container runtime did not kill the pod within specified grace period.")
+}
+
 // rememberDeadline turns a passed activeDeadlineSeconds into a termination.
 func (d *decision) rememberDeadline() {
 	dur := &d.rec.Durable
@@ -76,7 +108,8 @@ func (d *decision) rememberDeadline() {
 		d.wake(at)
 		return
 	}
-	dur.Termination = &pod.Termination{Requested: d.Now, Reason: pod.DeadlineExceeded, Message: deadlineReason}
+	grace := d.specGrace()
+	dur.Termination = &pod.Termination{Requested: d.Now, Grace: &grace, Reason: pod.DeadlineExceeded, Message: deadlineReason}
 	d.unsaved.Durable = true
 	d.event(false, pod.DeadlineExceeded, "", deadlineReason)
 }

@@ -12,7 +12,7 @@ const definitionChangedReason pod.Reason = "DefinitionChanged"
 
 // mayRestart says that m's last instance, which has exited, is to be followed by another.
 func (d *decision) mayRestart(m *member) bool {
-	if d.replaced(m.last) {
+	if d.replaced(m.last) || wasReset(m.last) {
 		return true
 	}
 	switch m.kind {
@@ -31,10 +31,8 @@ func (d *decision) mayRestart(m *member) bool {
 func restartsAfter(spec *v1.PodSpec, c *v1.Container, exit int32) bool {
 	policy := spec.RestartPolicy
 	if c.RestartPolicy != nil {
-		for _, rule := range c.RestartPolicyRules {
-			if ruleMatches(rule, exit) {
-				return true
-			}
+		if matchingRule(c, exit) != nil {
+			return true // both actions restart the container itself
 		}
 		policy = v1.RestartPolicy(*c.RestartPolicy)
 	}
@@ -45,6 +43,28 @@ func restartsAfter(spec *v1.PodSpec, c *v1.Container, exit int32) bool {
 		return exit != 0
 	}
 	return true
+}
+
+// matchingRule is the first of c's rules that exit matches, nil if none does.
+func matchingRule(c *v1.Container, exit int32) *v1.ContainerRestartRule {
+	if c.RestartPolicy == nil {
+		return nil
+	}
+	for i := range c.RestartPolicyRules {
+		if ruleMatches(c.RestartPolicyRules[i], exit) {
+			return &c.RestartPolicyRules[i]
+		}
+	}
+	return nil
+}
+
+// restartsOnProbe says that c is followed by another instance when a probe
+// condemns it: by policy alone, because it has not exited with any code yet.
+func restartsOnProbe(spec *v1.PodSpec, c *v1.Container) bool {
+	if c.RestartPolicy != nil {
+		return *c.RestartPolicy != v1.ContainerRestartPolicyNever
+	}
+	return spec.RestartPolicy != v1.RestartPolicyNever
 }
 
 func ruleMatches(rule v1.ContainerRestartRule, exit int32) bool {

@@ -12,11 +12,16 @@ func (d *decision) setUp() {
 	d.mountVolumes()
 	if !d.seen() {
 		for _, m := range d.members {
+			d.pullVolumeImages(m)
 			d.pullImage(m, 0)
 		}
 		return
 	}
 	d.setUpSandbox()
+	if d.rec.Durable.Reset != nil {
+		d.removeForReset()
+		return
+	}
 	d.startContainers()
 	d.removeDead()
 }
@@ -74,7 +79,9 @@ func (d *decision) startInstance(m *member, at time.Time, inTurn bool) {
 		return
 	}
 	attempt := d.nextAttempt(m)
-	if !d.pullImage(m, attempt) || !inTurn || d.sandbox == nil || d.Observed.Volumes == nil || d.sandboxBusy() {
+	images := d.pullVolumeImages(m)
+	images = d.pullImage(m, attempt) && images
+	if !images || !inTurn || d.sandbox == nil || d.Observed.Volumes == nil || d.sandboxBusy() {
 		return
 	}
 	d.start(pod.Action{Slot: m.slot, Op: pod.OpStartContainer, Container: m.name, SandboxID: d.sandbox.ID, Attempt: attempt})

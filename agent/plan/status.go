@@ -2,6 +2,7 @@ package plan
 
 import (
 	"sort"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,9 @@ import (
 // messageBudget bounds the termination messages of all of a pod's containers
 // together, so that a status stays small enough to store.
 const messageBudget = 12 * 1024
+
+// lostMessage is said of a container that ran, and whose end nobody saw.
+const lostMessage = "The container could not be located when the pod was terminated"
 
 // status is the pod's status now. With an outcome it is the outcome, for ever.
 func (d *decision) status() v1.PodStatus {
@@ -71,7 +75,7 @@ func (d *decision) facts() v1.PodStatus {
 			st.InitContainerStatuses = append(st.InitContainerStatuses, cs)
 		case pod.Main:
 			st.ContainerStatuses = append(st.ContainerStatuses, cs)
-		case pod.Ephemeral:
+		case pod.Ephemeral: // of no account for phase and conditions
 			st.EphemeralContainerStatuses = append(st.EphemeralContainerStatuses, cs)
 		}
 	}
@@ -99,7 +103,7 @@ func trimMessages(st *v1.PodStatus) {
 		for i := range s {
 			for _, t := range []*v1.ContainerStateTerminated{s[i].State.Terminated, s[i].LastTerminationState.Terminated} {
 				if t != nil && len(t.Message) > part {
-					t.Message = t.Message[:part]
+					t.Message = strings.ToValidUTF8(t.Message[:part], "")
 				}
 			}
 		}
@@ -117,7 +121,7 @@ func (d *decision) terminate(st *v1.PodStatus) {
 			cs.State, cs.LastTerminationState = cs.LastTerminationState, v1.ContainerState{}
 		} else {
 			cs.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
-				Reason: string(pod.ContainerStatusUnknown), ExitCode: 137, Message: "The container could not be located when the pod was terminated",
+				Reason: string(pod.ContainerStatusUnknown), ExitCode: 137, Message: lostMessage,
 			}}
 		}
 	}

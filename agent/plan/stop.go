@@ -50,24 +50,29 @@ func (d *decision) stopCause(m *member, c *pod.Container) (stopCause, bool) {
 	if d.end != endNone || !m.known || c != m.cur {
 		return plain, true
 	}
-	// Before mayRestart is asked, c is taken for ended: what follows decides its words.
-	again := ""
-	if restartsAfter(&d.pod.Spec, m.spec, 137) || m.kind == pod.Sidecar {
+	title, again := "Container", ""
+	if m.kind == pod.Init || m.kind == pod.Sidecar {
+		title = "Init container"
+	} else if restartsOnProbe(&d.pod.Spec, m.spec) {
 		again = ", will be restarted"
 	}
 	switch {
+	case d.rec.Durable.Reset != nil && resets(m):
+		return stopCause{reason: pod.RestartingAllContainers, message: plain.message}, true
 	case d.stopping(c.ID):
 		st := d.rec.Boot.Stopping[c.ID]
 		return stopCause{reason: st.Reason, message: st.Message, grace: st.Deadline.Sub(d.Now)}, true
 	case c.State == pod.Unknown:
-		plain.message = `Container is in "unknown" state, try killing it before restart`
-	case m.kind != pod.Ephemeral && d.definitionChanged(m, c):
+		plain.message = title + ` is in "unknown" state, try killing it before restart`
+	case m.kind == pod.Main && d.definitionChanged(m, c):
 		plain.reason, plain.message = definitionChangedReason, fmt.Sprintf("Container %s definition changed, will be restarted", m.name)
+	case m.kind == pod.Sidecar && d.started(m) && d.definitionChanged(m, c):
+		plain.reason, plain.message = definitionChangedReason, fmt.Sprintf("Init container %s definition changed", m.name)
 	case m.spec.LivenessProbe != nil && d.verdict(m, pod.Liveness) == pod.Failed:
-		plain.reason, plain.message = pod.Unhealthy, fmt.Sprintf("Container %s failed liveness probe%s", m.name, again)
+		plain.reason, plain.message = pod.Unhealthy, fmt.Sprintf("%s %s failed liveness probe%s", title, m.name, again)
 		plain.grace = d.probeGrace(m.spec.LivenessProbe.TerminationGracePeriodSeconds)
 	case m.spec.StartupProbe != nil && d.verdict(m, pod.Startup) == pod.Failed:
-		plain.reason, plain.message = pod.Unhealthy, fmt.Sprintf("Container %s failed startup probe%s", m.name, again)
+		plain.reason, plain.message = pod.Unhealthy, fmt.Sprintf("%s %s failed startup probe%s", title, m.name, again)
 		plain.grace = d.probeGrace(m.spec.StartupProbe.TerminationGracePeriodSeconds)
 	default:
 		return stopCause{}, false
