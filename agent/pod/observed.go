@@ -25,6 +25,10 @@ type Observed struct {
 	Images map[ContainerName]Image
 	// VolumeImages says the same of image volumes, by volume name.
 	VolumeImages map[string]Image
+	// Logged says for each container that has logs how many instances they are of:
+	// the number of the next one, for a pod of which nothing else is known. It is
+	// nil while the runtime knows any container of the pod.
+	Logged map[ContainerName]uint32
 	// Dirty says that this pod still has a cgroup or a directory on the node.
 	Dirty bool
 }
@@ -72,6 +76,9 @@ type Container struct {
 	ImageID    string
 	LogPath    string
 	User       *User
+	// RecursiveReadOnly are the paths of mounts that are read-only with all that
+	// is mounted below them.
+	RecursiveReadOnly []string
 	// Resources are those it was created with, from the annotation written then;
 	// nil if there is none.
 	Resources *v1.ResourceRequirements

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,6 +37,9 @@ func (r *Runtime) startContainer(ctx context.Context, t *task) error {
 		}
 	} else if state != cri.ContainerState_CONTAINER_CREATED {
 		return nil
+	}
+	if err := r.linkLog(t.pod, c, id, filepath.Join(r.cfg.LogDir, logDirName(t.pod), logPath(c, t.action.Attempt))); err != nil {
+		return fail(opStart, err)
 	}
 	failpoint.Hit("agent/runtime/start-container")
 	_, err = r.CRI.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
@@ -99,15 +103,15 @@ func (r *Runtime) containerConfig(ctx context.Context, t *task, c *v1.Container)
 	if err != nil {
 		return nil, nil, err
 	}
-	security, err := r.cfg.containerSecurity(t.pod, c, user, target)
+	security, err := r.cfg.containerSecurity(t.pod, c, user, peers{target, s.ids})
 	if err != nil {
 		return nil, nil, err
 	}
-	e, err := environment(facts{pod: t.pod, podIPs: ips, node: r.cfg.Node, objects: r.Objects}, c)
+	e, err := r.environment(t, c, ips)
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, err := r.mounts(ctx, t, c, e.values, ips)
+	mounts, err := r.mounts(ctx, t, c, mountFacts{env: e.values, ips: ips, ids: s.ids})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -121,7 +125,7 @@ func (r *Runtime) containerConfig(ctx context.Context, t *task, c *v1.Container)
 		Mounts:      mounts,
 		Labels:      containerLabels(t.pod, c),
 		Annotations: containerAnnotations(t.pod, c, t.action.Attempt),
-		LogPath:     filepath.Join(c.Name, strconv.FormatUint(uint64(t.action.Attempt), 10)+".log"),
+		LogPath:     logPath(c, t.action.Attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &cri.LinuxContainerConfig{Resources: r.cfg.containerResources(t.pod, c), SecurityContext: security},
 	}
@@ -129,6 +133,33 @@ func (r *Runtime) containerConfig(ctx context.Context, t *task, c *v1.Container)
 		config.StopSignal = cri.Signal(cri.Signal_value[string(*c.Lifecycle.StopSignal)])
 	}
 	return config, sandbox, nil
+}
+
+// logPath is where an instance's log lies below the pod's log directory.
+func logPath(c *v1.Container, attempt uint32) string {
+	return filepath.Join(c.Name, strconv.FormatUint(uint64(attempt), 10)+".log")
+}
+
+// environment is c's environment, of what is known now.
+func (r *Runtime) environment(t *task, c *v1.Container, ips []string) (*env, error) {
+	f := facts{pod: t.pod, podIPs: ips, node: r.cfg.Node, objects: r.Objects, volumes: r.volumes(t)}
+	if r.Services != nil {
+		services, read := r.Services()
+		static := t.desired.Source == pod.SourceFile || t.desired.Source == pod.SourceHTTP
+		if !read && !static {
+			return nil, failAs(opConfig, pod.Unavailable, errors.New("services have not yet been read at least once, cannot construct envvars"))
+		}
+		f.services = serviceEnv(services, t.pod.Namespace, t.pod.Spec.EnableServiceLinks == nil || *t.pod.Spec.EnableServiceLinks)
+	}
+	return environment(f, c)
+}
+
+// volumes are those that are mounted for the pod.
+func (r *Runtime) volumes(t *task) map[string]pod.Volume {
+	if mounted, ok := r.Volumes.Mounted(t.uid); ok {
+		return mounted
+	}
+	return t.observed.Volumes
 }
 
 // imageFor is the image's reference and user.
@@ -173,23 +204,44 @@ func (t *task) target() (string, error) {
 	return "", nil
 }
 
+// mountFacts are what a container's mounts depend on beside its spec.
+type mountFacts struct {
+	env map[string]string
+	ips []string
+	ids *pod.IDMapping
+}
+
 // mounts are the volumes, the hosts file and the termination message file.
-func (r *Runtime) mounts(ctx context.Context, t *task, c *v1.Container, env map[string]string, ips []string) ([]*cri.Mount, error) {
-	volumes, ok := r.Volumes.Mounted(t.uid)
-	if !ok {
-		volumes = t.observed.Volumes
-	}
-	m := mounting{pod: t.pod, ctr: c, volumes: volumes, env: env, subPath: r.Volumes.SubPath}
+func (r *Runtime) mounts(ctx context.Context, t *task, c *v1.Container, f mountFacts) ([]*cri.Mount, error) {
+	m := mounting{pod: t.pod, ctr: c, volumes: r.volumes(t), env: f.env, ids: f.ids, subPath: r.Volumes.SubPath}
+	var err error
 	for _, vm := range c.VolumeMounts {
-		if vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
-			m.recursive = r.recursiveReadOnly(ctx)
-			break
+		if vm.RecursiveReadOnly == nil || *vm.RecursiveReadOnly == v1.RecursiveReadOnlyDisabled {
+			continue
 		}
+		can, err := r.features(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m.recursive = can.of(t.desired.RuntimeHandler).GetRecursiveReadOnlyMounts()
+		break
+	}
+	if m.images, err = r.volumeImages(ctx, t, c); err != nil {
+		return nil, err
 	}
 	all, err := m.mounts(ctx)
 	if err != nil {
 		return nil, err
 	}
+	own, err := r.ownMounts(t, c, f.ips)
+	for _, one := range own {
+		one.UidMappings, one.GidMappings = idMappings(f.ids), idMappings(f.ids)
+	}
+	return append(all, own...), err
+}
+
+// ownMounts are the files that the agent gives to every container.
+func (r *Runtime) ownMounts(t *task, c *v1.Container, ips []string) (all []*cri.Mount, err error) {
 	dir := filepath.Join(r.podDir(t.uid), "containers", c.Name)
 	failpoint.Hit("agent/runtime/container-mkdir")
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -212,23 +264,12 @@ func (r *Runtime) mounts(ctx context.Context, t *task, c *v1.Container, env map[
 	return all, nil
 }
 
-// recursiveReadOnly asks the runtime what its default handler can do.
-func (r *Runtime) recursiveReadOnly(ctx context.Context) bool {
-	resp, err := r.CRI.Status(ctx, &cri.StatusRequest{})
-	if err != nil {
-		return false
-	}
-	for _, h := range resp.RuntimeHandlers {
-		if h.Name == "" {
-			return h.GetFeatures().GetRecursiveReadOnlyMounts()
-		}
-	}
-	return false
-}
-
 func (r *Runtime) removeContainer(ctx context.Context, t *task) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if err := r.unlinkLogs(ctx, &cri.ContainerFilter{Id: string(t.action.ContainerID)}); err != nil {
+		return fail(opRemove, err)
+	}
 	failpoint.Hit("agent/runtime/remove-container")
 	_, err := r.CRI.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: string(t.action.ContainerID)})
 	failpoint.Hit("agent/runtime/remove-container-done")

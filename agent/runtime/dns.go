@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/berthd/berth/agent/pod"
 	v1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -16,6 +17,7 @@ const (
 	maxNameservers   = 3
 	maxSearches      = 32
 	maxSearchChars   = 2048
+	maxSearch        = 253 // of one domain: some resolvers abort on longer ones
 	maxResolvConf    = 10 << 20
 	clusterDNSOption = "ndots:5"
 )
@@ -93,11 +95,10 @@ func union(lists ...[]string) []string {
 // tell what had to be left out.
 func (c Config) dnsConfig(p *v1.Pod, host *cri.DNSConfig) (d *cri.DNSConfig, warnings []string) {
 	d = &cri.DNSConfig{}
-	cluster := len(c.ClusterDNS) > 0 && (p.Spec.DNSPolicy == v1.DNSClusterFirstWithHostNet || p.Spec.DNSPolicy == v1.DNSClusterFirst && !p.Spec.HostNetwork)
 	switch {
 	case p.Spec.DNSPolicy == v1.DNSNone:
-	case cluster:
-		d.Servers = c.ClusterDNS
+	case wantsClusterDNS(p) && len(c.ClusterDNS) > 0:
+		d.Servers = slices.Clone(c.ClusterDNS)
 		if c.ClusterDomain != "" {
 			d.Searches = []string{p.Namespace + ".svc." + c.ClusterDomain, "svc." + c.ClusterDomain, c.ClusterDomain}
 		}
@@ -120,13 +121,76 @@ func (c Config) dnsConfig(p *v1.Pod, host *cri.DNSConfig) (d *cri.DNSConfig, war
 	return d, limitDNS(d)
 }
 
+func wantsClusterDNS(p *v1.Pod) bool {
+	return p.Spec.DNSPolicy == v1.DNSClusterFirstWithHostNet || p.Spec.DNSPolicy == v1.DNSClusterFirst && !p.Spec.HostNetwork
+}
+
+// missesClusterDNS says that the pod's policy falls back to Default where
+// somebody could have expected otherwise. ClusterFirst is what defaulting writes:
+// without a cluster it is nobody's wish.
+func (c Config) missesClusterDNS(p *v1.Pod, source pod.Source) bool {
+	return wantsClusterDNS(p) && len(c.ClusterDNS) == 0 &&
+		(p.Spec.DNSPolicy == v1.DNSClusterFirstWithHostNet || c.ClusterDomain != "" || source == pod.SourceAPI)
+}
+
+// hostDNS is the node's own resolver configuration, as pods may have it.
+func (r *Runtime) hostDNS(p *v1.Pod) (*cri.DNSConfig, error) {
+	switch {
+	case p.Spec.DNSPolicy == v1.DNSNone:
+		return &cri.DNSConfig{}, nil
+	case !r.cfg.NoHostDNS:
+		return readResolvConf(r.cfg.Node.ResolvConf)
+	}
+	d := &cri.DNSConfig{Searches: []string{"."}}
+	for _, ip := range inFamilyOrder(r.cfg.Node.IPs, first(r.cfg.Node.IPs)) {
+		if strings.Contains(ip, ":") {
+			d.Servers = append(d.Servers, "::1")
+		} else {
+			d.Servers = append(d.Servers, "127.0.0.1")
+		}
+	}
+	return d, nil
+}
+
+// tellDNS tells what is not as the pod would have it: once, and again when it
+// changes, not at each attempt at a sandbox.
+func (r *Runtime) tellDNS(t *task, cut []string) {
+	var all []pod.Event
+	if r.cfg.missesClusterDNS(t.pod, t.desired.Source) {
+		all = append(all, pod.Event{Reason: "MissingClusterDNS", Message: fmt.Sprintf("the node does not have ClusterDNS IP configured and cannot create Pod using %q policy. Falling back to %q policy.", t.pod.Spec.DNSPolicy, v1.DNSDefault)})
+	}
+	for _, w := range cut {
+		all = append(all, pod.Event{Reason: "DNSConfigForming", Message: w})
+	}
+	var text strings.Builder
+	for _, e := range all {
+		text.WriteString(e.Message + "\n")
+	}
+	r.mu.Lock()
+	before := r.told[t.uid]
+	if text.Len() == 0 {
+		delete(r.told, t.uid)
+	} else {
+		r.told[t.uid] = text.String()
+	}
+	r.mu.Unlock()
+	if before == text.String() {
+		return
+	}
+	for _, e := range all {
+		r.event(t, true, e.Reason, e.Message)
+	}
+}
+
 // limitDNS leaves out what a resolver would not read.
 func limitDNS(d *cri.DNSConfig) (warnings []string) {
 	if len(d.Servers) > maxNameservers {
 		d.Servers = d.Servers[:maxNameservers]
 		warnings = append(warnings, "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: "+strings.Join(d.Servers, " "))
 	}
-	cut := len(d.Searches) > maxSearches
+	all := len(d.Searches)
+	d.Searches = slices.DeleteFunc(d.Searches, func(s string) bool { return len(s) > maxSearch })
+	cut := all != len(d.Searches) || len(d.Searches) > maxSearches
 	d.Searches = d.Searches[:min(len(d.Searches), maxSearches)]
 	for len(strings.Join(d.Searches, " ")) > maxSearchChars {
 		d.Searches, cut = d.Searches[:len(d.Searches)-1], true

@@ -12,10 +12,12 @@ import (
 
 // facts are what references in a container's spec may ask for.
 type facts struct {
-	pod     *v1.Pod
-	podIPs  []string
-	node    Node
-	objects Objects
+	pod      *v1.Pod
+	podIPs   []string
+	node     Node
+	objects  Objects
+	services *env // nil: none
+	volumes  map[string]pod.Volume
 }
 
 // env is a container's environment: each name once, in the order of first mention.
@@ -39,10 +41,16 @@ func (e *env) cri() []*cri.KeyValue {
 	return out
 }
 
-// environment builds c's environment: envFrom in order, then env in order;
-// later ones win. There are no services without a cluster.
+// environment builds c's environment: services, envFrom in order, then env in
+// order; later ones win. A reference in a value sees what was set before it, and
+// the services last.
 func environment(f facts, c *v1.Container) (*env, error) {
 	e := &env{values: map[string]string{}}
+	if f.services != nil {
+		for _, name := range f.services.names {
+			e.set(name, f.services.values[name])
+		}
+	}
 	for _, from := range c.EnvFrom {
 		if err := f.envFrom(e, from); err != nil {
 			return nil, err
@@ -135,6 +143,8 @@ func (f facts) valueFrom(c *v1.Container, v v1.EnvVar) (value string, ok bool, e
 			return "", false, missing(ref.Optional, "couldn't find key %v in Secret %v/%v", ref.Key, f.pod.Namespace, ref.Name)
 		}
 		return string(value), true, nil
+	case from.FileKeyRef != nil:
+		return f.fileKey(from.FileKeyRef)
 	}
 	return "", false, failAs(opConfig, pod.Invalid, fmt.Errorf("environment variable %s: this kind of valueFrom is not known to this agent", v.Name))
 }

@@ -70,8 +70,11 @@ func fail(o op, err error) error {
 		kind = pod.Unavailable // nothing that an input could bring
 	}
 	reason := o.reason
-	if o == opPull {
+	switch s, _ := status.FromError(err); {
+	case o == opPull:
 		reason = pullReason(err)
+	case o == opCreate && strings.HasPrefix(s.Message(), imageVolumeFailed):
+		reason = imageVolumeFailed
 	}
 	return &pod.Error{Op: o.what, Kind: kind, Reason: reason, Err: plain(err)}
 }
@@ -95,6 +98,10 @@ func kindOf(err error) pod.Kind {
 	}
 	return pod.Unavailable
 }
+
+// imageVolumeFailed is the first word of a runtime's message about an image
+// volume that it cannot mount (k8s.io/cri-api/pkg/errors), and the waiting reason.
+const imageVolumeFailed = "ImageVolumeMountFailed"
 
 // pullReason: runtimes mark an unreachable registry and a bad signature by the
 // first word of the message (k8s.io/cri-api/pkg/errors).

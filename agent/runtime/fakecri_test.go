@@ -30,6 +30,7 @@ type fakeCRI struct {
 	execCode   int32
 	events     chan *cri.ContainerEventResponse
 	noEvents   bool
+	status     *cri.StatusResponse
 }
 
 func newFake() *fakeCRI {
@@ -74,6 +75,9 @@ func (f *fakeCRI) Version(context.Context, *cri.VersionRequest) (*cri.VersionRes
 }
 
 func (f *fakeCRI) Status(context.Context, *cri.StatusRequest) (*cri.StatusResponse, error) {
+	if f.status != nil {
+		return f.status, nil
+	}
 	return &cri.StatusResponse{RuntimeHandlers: []*cri.RuntimeHandler{{Features: &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}}}, nil
 }
 
@@ -244,7 +248,7 @@ func (f *fakeCRI) ListContainers(ctx context.Context, r *cri.ListContainersReque
 	defer leave()
 	out := &cri.ListContainersResponse{}
 	for id, c := range f.containers {
-		if s := r.GetFilter().GetPodSandboxId(); (s == "" || s == c.PodSandboxId) && selected(r.GetFilter().GetLabelSelector(), c.Config.Labels) {
+		if s := r.GetFilter().GetPodSandboxId(); (s == "" || s == c.PodSandboxId) && (r.GetFilter().GetId() == "" || r.GetFilter().GetId() == id) && selected(r.GetFilter().GetLabelSelector(), c.Config.Labels) {
 			out.Containers = append(out.Containers, &cri.Container{Id: id, PodSandboxId: c.PodSandboxId, Metadata: c.Config.Metadata, State: f.states[id],
 				Labels: c.Config.Labels, Annotations: c.Config.Annotations, Image: c.Config.Image})
 		}

@@ -78,14 +78,18 @@ func (f facts) resourceField(c *v1.Container, ref *v1.ResourceFieldSelector) (st
 		return "", failAs(opConfig, pod.Invalid, fmt.Errorf("unsupported container resource : %v", ref.Resource))
 	}
 	name := v1.ResourceName(what)
+	huge := strings.HasPrefix(what, v1.ResourceHugePagesPrefix)
+	if name != v1.ResourceCPU && name != v1.ResourceMemory && name != v1.ResourceEphemeralStorage && !huge {
+		return "", failAs(opConfig, pod.Invalid, fmt.Errorf("unsupported container resource : %v", ref.Resource))
+	}
 	quantity := c.Resources.Requests[name]
 	if kind == "limits" {
 		var set bool
 		quantity, set = c.Resources.Limits[name]
-		if !set && f.pod.Spec.Resources != nil {
+		if (!set || quantity.IsZero()) && f.pod.Spec.Resources != nil {
 			quantity, set = f.pod.Spec.Resources.Limits[name]
 		}
-		if !set || quantity.IsZero() {
+		if (!set || quantity.IsZero()) && !huge { // huge pages are never overcommitted: no limit means none
 			quantity = f.node.Allocatable[name]
 		}
 	}

@@ -30,19 +30,42 @@ func withDefaultTag(image string) (string, error) {
 	return image, nil
 }
 
-// pullImage ensures the image by the container's policy: Always asks the
-// registry, IfNotPresent only for what is missing, Never not at all.
-func (r *Runtime) pullImage(ctx context.Context, t *task) error {
+// wanted is an image as the pod's spec names it.
+type wanted struct {
+	image  string
+	policy v1.PullPolicy
+}
+
+// wantedImage is that of the action's image volume or container.
+func (t *task) wantedImage() (wanted, error) {
+	if name := t.action.Volume; name != "" {
+		v := volumeOf(t.pod, name)
+		if v == nil || v.Image == nil || v.Image.Reference == "" {
+			return wanted{}, failAs(opPull, pod.Invalid, fmt.Errorf("volume %q names no image", name))
+		}
+		return wanted{v.Image.Reference, v.Image.PullPolicy}, nil
+	}
 	c := t.container()
 	if c == nil {
-		return failAs(opPull, pod.Invalid, fmt.Errorf("the pod has no container %q", t.action.Container))
+		return wanted{}, failAs(opPull, pod.Invalid, fmt.Errorf("the pod has no container %q", t.action.Container))
 	}
-	image, err := withDefaultTag(c.Image)
+	return wanted{c.Image, c.ImagePullPolicy}, nil
+}
+
+// pullImage ensures the image of a container or of an image volume by its
+// policy: Always asks the registry, IfNotPresent only for what is missing, Never
+// not at all.
+func (r *Runtime) pullImage(ctx context.Context, t *task) error {
+	want, err := t.wantedImage()
+	if err != nil {
+		return err
+	}
+	image, err := withDefaultTag(want.image)
 	if err != nil {
 		return err
 	}
 	spec := &cri.ImageSpec{Image: image, Annotations: maps.Clone(t.pod.Annotations)}
-	policy := c.ImagePullPolicy
+	policy := want.policy
 	if policy == "" { // defaulting's rule, for pods rebuilt from the runtime
 		policy = v1.PullIfNotPresent
 		if strings.HasSuffix(image, ":latest") {
@@ -62,10 +85,42 @@ func (r *Runtime) pullImage(ctx context.Context, t *task) error {
 		if policy == v1.PullNever {
 			return &pod.Error{Op: opPull.what, Kind: pod.NotFound, Reason: pod.ErrImageNeverPull,
 				//lint:ignore ST1005 the kubelet's words, which people search for
-				Err: fmt.Errorf("Container image %q is not present with pull policy of Never", c.Image)}
+				Err: fmt.Errorf("Container image %q is not present with pull policy of Never", want.image)}
 		}
 	}
-	return r.fetch(ctx, t, c, spec)
+	return r.fetch(ctx, t, want.image, spec)
+}
+
+// volumeImages are the images of the image volumes that c mounts, as the runtime
+// is to be told. What has not been ensured in this life of the agent is looked for.
+func (r *Runtime) volumeImages(ctx context.Context, t *task, c *v1.Container) (map[string]*cri.ImageSpec, error) {
+	var all map[string]*cri.ImageSpec
+	for _, vm := range c.VolumeMounts {
+		v := volumeOf(t.pod, vm.Name)
+		if v == nil || v.Image == nil || all[vm.Name] != nil {
+			continue
+		}
+		ref := t.observed.VolumeImages[vm.Name].Ref
+		if ref == "" {
+			image, err := withDefaultTag(v.Image.Reference)
+			if err != nil {
+				return nil, err
+			}
+			have, err := r.imageStatus(ctx, &cri.ImageSpec{Image: image})
+			if err != nil {
+				return nil, err
+			}
+			if have == nil {
+				return nil, failAs(opCreate, pod.NotFound, fmt.Errorf("image %q of volume %q is not there any more", v.Image.Reference, vm.Name))
+			}
+			ref = have.Id
+		}
+		if all == nil {
+			all = map[string]*cri.ImageSpec{}
+		}
+		all[vm.Name] = &cri.ImageSpec{Image: ref, UserSpecifiedImage: v.Image.Reference}
+	}
+	return all, nil
 }
 
 // imageStatus is nil for an image that is not there.
@@ -80,7 +135,7 @@ func (r *Runtime) imageStatus(ctx context.Context, spec *cri.ImageSpec) (*cri.Im
 }
 
 // fetch pulls, with each of the credentials that match in turn.
-func (r *Runtime) fetch(ctx context.Context, t *task, c *v1.Container, spec *cri.ImageSpec) error {
+func (r *Runtime) fetch(ctx context.Context, t *task, image string, spec *cri.ImageSpec) error {
 	if err := r.pulls.acquire(ctx); err != nil {
 		return fail(opPull, err)
 	}
@@ -90,7 +145,7 @@ func (r *Runtime) fetch(ctx context.Context, t *task, c *v1.Container, spec *cri
 		r.event(t, true, "FailedToRetrieveImagePullSecret",
 			fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", ")))
 	}
-	r.event(t, false, pod.Pulling, fmt.Sprintf("Pulling image %q", c.Image))
+	r.event(t, false, pod.Pulling, fmt.Sprintf("Pulling image %q", image))
 	if len(auths) == 0 {
 		auths = []*cri.AuthConfig{nil}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/berthd/berth/agent/pod"
@@ -135,4 +136,41 @@ func logMessage(text []byte) string {
 	}
 	out := b.String()
 	return strings.ToValidUTF8(out[max(0, len(out)-maxLogMessage):], "\uFFFD")
+}
+
+// logged counts the instances that the pod has logs of, by container. What
+// cannot be read has none: the count only keeps old logs from being written over.
+func (r *Runtime) logged(p *v1.Pod) map[pod.ContainerName]uint32 {
+	name := logDirName(p)
+	if !filepath.IsLocal(name) || strings.Contains(name, "/") {
+		return nil
+	}
+	var all map[pod.ContainerName]uint32
+	dir := filepath.Join(r.cfg.LogDir, name)
+	containers, _ := os.ReadDir(dir) // none before the first container
+	for _, c := range containers {
+		files, _ := os.ReadDir(filepath.Join(dir, c.Name()))
+		for _, f := range files {
+			n, ok := logNumber(f.Name())
+			if !ok {
+				continue
+			}
+			if all == nil {
+				all = map[pod.ContainerName]uint32{}
+			}
+			all[pod.ContainerName(c.Name())] = max(all[pod.ContainerName(c.Name())], n+1)
+		}
+	}
+	return all
+}
+
+// logNumber is the number of the instance that a log file of this name is of:
+// 3.log, and 3.log.20260102-150405.gz once rotated.
+func logNumber(name string) (uint32, bool) {
+	number, rest, ok := strings.Cut(name, ".")
+	if !ok || rest != "log" && !strings.HasPrefix(rest, "log.") {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(number, 10, 32)
+	return uint32(n), err == nil && number[0] >= '0' && number[0] <= '9'
 }

@@ -3,8 +3,10 @@ package runtime
 import (
 	"cmp"
 	"context"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berthd/berth/agent/pod"
@@ -51,7 +53,8 @@ func (r *Runtime) inspect(ctx context.Context, uid pod.UID, l look) (pod.Observe
 		} else if err != nil {
 			return o, fail(opObserve, err)
 		}
-		o.Sandboxes = append(o.Sandboxes, sandboxFrom(resp.GetStatus()))
+		r.adopt(uid, resp.GetStatus())
+		o.Sandboxes = append(o.Sandboxes, sandboxFrom(resp.GetStatus(), first(r.cfg.Node.IPs)))
 	}
 	for _, c := range l.containers {
 		resp, err := r.CRI.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.Id})
@@ -85,7 +88,8 @@ func (r *Runtime) localFacts(uid pod.UID, o *pod.Observed) {
 	o.Dirty = r.Cgroup.Exists(uid) || exists(r.podDir(uid))
 }
 
-func sandboxFrom(s *cri.PodSandboxStatus) pod.Sandbox {
+// sandboxFrom translates a sandbox; node is the node's own address.
+func sandboxFrom(s *cri.PodSandboxStatus, node string) pod.Sandbox {
 	out := pod.Sandbox{
 		ID: pod.SandboxID(s.GetId()), Attempt: s.GetMetadata().GetAttempt(), CreatedAt: instant(s.GetCreatedAt()),
 		Ready:       s.GetState() == cri.PodSandboxState_SANDBOX_READY,
@@ -96,8 +100,26 @@ func sandboxFrom(s *cri.PodSandboxStatus) pod.Sandbox {
 		for _, more := range s.GetNetwork().GetAdditionalIps() {
 			out.IPs = append(out.IPs, more.Ip)
 		}
+		out.IPs = inFamilyOrder(out.IPs, node)
 	}
 	return out
+}
+
+// inFamilyOrder is one address of each family, that of the node's own address
+// first: which of a pod's addresses is the primary one must not depend on the
+// order in which a plugin reports them.
+func inFamilyOrder(ips []string, node string) []string {
+	v6 := func(ip string) bool { return strings.Contains(ip, ":") }
+	var own, other []string
+	for _, ip := range ips {
+		switch {
+		case v6(ip) == v6(node) && own == nil:
+			own = []string{ip}
+		case v6(ip) != v6(node) && other == nil:
+			other = []string{ip}
+		}
+	}
+	return append(own, other...)
 }
 
 var states = map[cri.ContainerState]pod.ContainerState{
@@ -120,6 +142,13 @@ func (r *Runtime) containerFrom(uid pod.UID, sandbox string, s *cri.ContainerSta
 	}
 	if n, err := strconv.ParseUint(s.GetAnnotations()[annotationRestartCount], 10, 32); err == nil {
 		c.Attempt = uint32(n)
+	} else if n, ok := logNumber(filepath.Base(s.GetLogPath())); ok { // its annotations are lost
+		c.Attempt = max(c.Attempt, n)
+	}
+	for _, m := range s.GetMounts() {
+		if m.RecursiveReadOnly {
+			c.RecursiveReadOnly = append(c.RecursiveReadOnly, m.ContainerPath)
+		}
 	}
 	if c.State == pod.Exited {
 		c.Message = r.message(uid, s)

@@ -73,6 +73,9 @@ type Node struct {
 type Config struct {
 	RootDir string // pods' directories lie in RootDir/pods
 	LogDir  string // /var/log/pods
+	// LogLinksDir gets a link to each container's log, for log shippers; none if
+	// empty. /var/log/containers is where they look.
+	LogLinksDir string
 	// SeccompDefault runs containers that name no profile under the runtime's own.
 	SeccompDefault bool
 	// NoCPUQuota leaves CPU limits unenforced; CPUPeriod is 100 ms if 0.
@@ -82,6 +85,9 @@ type Config struct {
 	// ClusterDNS it means Default.
 	ClusterDNS    []string
 	ClusterDomain string
+	// NoHostDNS keeps the node's resolv.conf from pods (resolvConf: "" of the
+	// kubelet's configuration): dnsPolicy Default asks the loopback address.
+	NoHostDNS bool
 	// DockerConfigs are files with registry credentials of the node.
 	DockerConfigs []string
 	// Sandboxes, Starts and Pulls bound what runs at once on the node: 8, 8 and 3 if 0.
@@ -97,6 +103,11 @@ type Deps struct {
 	Volumes Volumes
 	Cgroup  Cgroup
 	Objects Objects
+	// Services are those of the cluster, and whether they have been read at least
+	// once; nil without a cluster. What it returns is not changed by either side.
+	Services func() (all []*v1.Service, read bool)
+	// Userns allots user namespaces; nil: pods that ask for one are refused.
+	Userns Userns
 	// Events takes what only the doer knows (Pulling, a failed preStop hook); it must not block.
 	Events func(pod.UID, pod.Event)
 	Log    *slog.Logger
@@ -113,6 +124,7 @@ type Runtime struct {
 
 	mu       sync.Mutex
 	versions map[pod.UID]string // Inputs.Version that the volumes were last rendered from
+	told     map[pod.UID]string // the warnings about the pod's DNS that were last told
 }
 
 // New returns a Runtime. It calls nothing and starts nothing.
@@ -137,7 +149,7 @@ func New(cfg Config, deps Deps) *Runtime {
 	}
 	cfg.masked = maskedOn()
 	return &Runtime{
-		Deps: deps, cfg: cfg, versions: map[pod.UID]string{},
+		Deps: deps, cfg: cfg, versions: map[pod.UID]string{}, told: map[pod.UID]string{},
 		sandboxes: def(cfg.Sandboxes, 8), starts: def(cfg.Starts, 8), pulls: def(cfg.Pulls, 3),
 		// Hooks go to the pod itself, whose certificate nobody has signed (upstream does the same).
 		hooks: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, CheckRedirect: sameHost},
@@ -194,6 +206,9 @@ func (r *Runtime) do(ctx context.Context, t *task) error {
 	case pod.OpObserve:
 		o, err := r.Observe(ctx, t.uid)
 		if err == nil {
+			if len(o.Containers) == 0 {
+				o.Logged = r.logged(t.pod)
+			}
 			t.result.Observed = &o
 		}
 		return err

@@ -26,11 +26,12 @@ func (r *Runtime) settings(ctx context.Context, t *task, attempt uint32) (sandbo
 	if s.parent, err = r.Cgroup.Ensure(ctx, t.pod); err != nil {
 		return s, nil, err
 	}
-	host := &cri.DNSConfig{}
-	if t.pod.Spec.DNSPolicy != v1.DNSNone {
-		if host, err = readResolvConf(r.cfg.Node.ResolvConf); err != nil {
-			return s, nil, err
-		}
+	if s.ids, err = r.idMapping(t); err != nil {
+		return s, nil, err
+	}
+	host, err := r.hostDNS(t.pod)
+	if err != nil {
+		return s, nil, err
 	}
 	var warnings []string
 	s.dns, warnings = r.cfg.dnsConfig(t.pod, host)
@@ -42,6 +43,9 @@ func (r *Runtime) createSandbox(ctx context.Context, t *task) error {
 		return fail(opSandbox, err)
 	}
 	defer r.sandboxes.release()
+	if err := r.supported(ctx, t); err != nil {
+		return fail(opSandbox, err)
+	}
 	s, warnings, err := r.settings(ctx, t, t.action.Attempt)
 	if err != nil {
 		return fail(opSandbox, err)
@@ -50,9 +54,7 @@ func (r *Runtime) createSandbox(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	for _, w := range warnings {
-		r.event(t, true, "DNSConfigForming", w)
-	}
+	r.tellDNS(t, warnings)
 	failpoint.Hit("agent/runtime/logdir-mkdir")
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return fail(opSandbox, fmt.Errorf("make the pod's log directory: %w", err))
@@ -60,7 +62,7 @@ func (r *Runtime) createSandbox(ctx context.Context, t *task) error {
 	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
 	defer cancel()
 	failpoint.Hit("agent/runtime/run-sandbox")
-	_, err = r.CRI.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})
+	_, err = r.CRI.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: t.desired.RuntimeHandler})
 	failpoint.Hit("agent/runtime/run-sandbox-done")
 	if err != nil && strings.Contains(strings.ToLower(plain(err).Error()), "network is not ready") {
 		return failAs(op{opSandbox.what, pod.NetworkNotReady}, pod.Unavailable, err)
@@ -83,6 +85,9 @@ func (r *Runtime) stopSandbox(ctx context.Context, t *task) error {
 func (r *Runtime) removeSandbox(ctx context.Context, t *task) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if err := r.unlinkLogs(ctx, &cri.ContainerFilter{PodSandboxId: string(t.action.SandboxID)}); err != nil {
+		return fail(opRemoveBox, err)
+	}
 	failpoint.Hit("agent/runtime/remove-sandbox")
 	_, err := r.CRI.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: string(t.action.SandboxID)})
 	failpoint.Hit("agent/runtime/remove-sandbox-done")
@@ -112,7 +117,7 @@ func (r *Runtime) podIPs(ctx context.Context, t *task) (ips []string, attempt ui
 	if err != nil {
 		return nil, 0, err
 	}
-	s := sandboxFrom(resp.GetStatus())
+	s := sandboxFrom(resp.GetStatus(), first(r.cfg.Node.IPs))
 	return s.IPs, s.Attempt, nil
 }
 
@@ -153,8 +158,14 @@ func (r *Runtime) cleanup(ctx context.Context, t *task) error {
 	if err := r.Cgroup.Remove(ctx, t.uid); err != nil {
 		return fail(opCleanup, err)
 	}
+	if r.Userns != nil {
+		if err := r.Userns.Release(t.uid); err != nil {
+			return fail(opCleanup, err)
+		}
+	}
 	r.mu.Lock()
 	delete(r.versions, t.uid)
+	delete(r.told, t.uid)
 	r.mu.Unlock()
 	failpoint.Hit("agent/runtime/poddir-remove")
 	if err := r.Volumes.Remove(ctx, t.uid); err != nil {
@@ -180,6 +191,9 @@ func (r *Runtime) removeLogs(p *v1.Pod) error {
 		return fmt.Errorf("open the directory of logs: %w", err)
 	}
 	defer root.Close()
+	if err := r.sweepLogLinks(filepath.Join(r.cfg.LogDir, name), true); err != nil {
+		return err
+	}
 	failpoint.Hit("agent/runtime/logs-remove")
 	if err := root.RemoveAll(name); err != nil {
 		return fmt.Errorf("remove the pod's logs: %w", err)

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -105,13 +104,11 @@ type sandboxSettings struct {
 	source  pod.Source
 	parent  string // cgroup
 	dns     *cri.DNSConfig
+	ids     *pod.IDMapping // of the pod's user namespace
 }
 
 // sandboxConfig is what RunPodSandbox and CreateContainer are told about the pod.
 func (c Config) sandboxConfig(p *v1.Pod, s sandboxSettings) (*cri.PodSandboxConfig, error) {
-	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
-		return nil, failAs(opSandbox, pod.Invalid, errors.New("can't set spec.hostUsers: false, this agent does not allot user namespaces; remove the field"))
-	}
 	hostname, err := c.sandboxHostname(p)
 	if err != nil {
 		return nil, err
@@ -121,7 +118,7 @@ func (c Config) sandboxConfig(p *v1.Pod, s sandboxSettings) (*cri.PodSandboxConf
 		SecurityContext: &cri.LinuxSandboxSecurityContext{
 			Privileged:       anyPrivileged(p),
 			Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
-			NamespaceOptions: namespaces(p),
+			NamespaceOptions: namespaces(p, s.ids),
 		},
 	}
 	linux.Resources, linux.Overhead = c.sandboxResources(p)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/berthd/berth/agent/pod"
 	v1 "k8s.io/api/core/v1"
@@ -30,9 +31,30 @@ func effective(p *v1.Pod, c *v1.Container) v1.SecurityContext {
 		overlay(&s.RunAsGroup, ps.RunAsGroup)
 		overlay(&s.RunAsNonRoot, ps.RunAsNonRoot)
 		overlay(&s.SeccompProfile, ps.SeccompProfile)
+	}
+	// The annotation is older than the field, and stands between the two levels of it.
+	overlay(&s.AppArmorProfile, annotatedAppArmor(p, c))
+	if ps := p.Spec.SecurityContext; ps != nil {
 		overlay(&s.AppArmorProfile, ps.AppArmorProfile)
 	}
 	return s
+}
+
+// annotatedAppArmor is the profile that the pod's annotation for c names, nil if
+// there is none. One that is not spelled right asks for what no host has.
+func annotatedAppArmor(p *v1.Pod, c *v1.Container) *v1.AppArmorProfile {
+	text, ok := p.Annotations[v1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
+	if !ok || text == "" {
+		return nil
+	}
+	switch text {
+	case v1.DeprecatedAppArmorBetaProfileRuntimeDefault:
+		return &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeRuntimeDefault}
+	case v1.DeprecatedAppArmorBetaProfileNameUnconfined:
+		return &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeUnconfined}
+	}
+	name := strings.TrimPrefix(text, v1.DeprecatedAppArmorBetaProfileNamePrefix)
+	return &v1.AppArmorProfile{Type: v1.AppArmorProfileTypeLocalhost, LocalhostProfile: &name}
 }
 
 func overlay[T any](own **T, from *T) {
@@ -49,9 +71,14 @@ type imageUser struct {
 	name string
 }
 
-// containerSecurity translates c's security context. target is the container
-// whose processes an ephemeral container is to see.
-func (c Config) containerSecurity(p *v1.Pod, ctr *v1.Container, user imageUser, target string) (*cri.LinuxContainerSecurityContext, error) {
+// peers are what a container shares with others beyond what its pod says.
+type peers struct {
+	target string         // the container whose processes an ephemeral container is to see
+	ids    *pod.IDMapping // of the pod's user namespace
+}
+
+// containerSecurity translates c's security context.
+func (c Config) containerSecurity(p *v1.Pod, ctr *v1.Container, user imageUser, with peers) (*cri.LinuxContainerSecurityContext, error) {
 	s := effective(p, ctr)
 	if err := nonRoot(p, ctr, s, user); err != nil {
 		return nil, err
@@ -62,25 +89,49 @@ func (c Config) containerSecurity(p *v1.Pod, ctr *v1.Container, user imageUser, 
 	}
 	out := &cri.LinuxContainerSecurityContext{
 		Privileged:       yes(s.Privileged),
-		NamespaceOptions: namespaces(p),
+		NamespaceOptions: namespaces(p, with.ids),
 		SelinuxOptions:   selinux(s.SELinuxOptions),
 		ReadonlyRootfs:   yes(s.ReadOnlyRootFilesystem),
 		NoNewPrivs:       s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation,
 		Seccomp:          seccomp,
 	}
 	out.SupplementalGroups, out.SupplementalGroupsPolicy = groups(p)
-	if target != "" && out.NamespaceOptions.Pid == cri.NamespaceMode_CONTAINER {
-		out.NamespaceOptions.Pid, out.NamespaceOptions.TargetId = cri.NamespaceMode_TARGET, target
+	if with.target != "" && out.NamespaceOptions.Pid == cri.NamespaceMode_CONTAINER {
+		out.NamespaceOptions.Pid, out.NamespaceOptions.TargetId = cri.NamespaceMode_TARGET, with.target
 	}
-	if s.Capabilities != nil {
-		out.Capabilities = &cri.Capability{}
-		for _, name := range s.Capabilities.Add {
-			out.Capabilities.AddCapabilities = append(out.Capabilities.AddCapabilities, string(name))
+	out.Capabilities = capabilities(s.Capabilities)
+	runAs(out, s, user)
+	if s.ProcMount == nil || *s.ProcMount == v1.DefaultProcMount {
+		out.MaskedPaths, out.ReadonlyPaths = c.masked, readonlyPaths
+	}
+	if a := s.AppArmorProfile; a != nil {
+		if !c.Node.AppArmor && a.Type != v1.AppArmorProfileTypeUnconfined {
+			return nil, failAs(opConfig, pod.Invalid, fmt.Errorf("cannot enforce AppArmor profile of type %s: AppArmor is not enabled on the host", a.Type))
 		}
-		for _, name := range s.Capabilities.Drop {
-			out.Capabilities.DropCapabilities = append(out.Capabilities.DropCapabilities, string(name))
+		if c.Node.AppArmor {
+			//lint:ignore SA1019 older runtimes read only this form
+			out.Apparmor, out.ApparmorProfile, err = apparmor(a)
 		}
 	}
+	return out, err
+}
+
+func capabilities(c *v1.Capabilities) *cri.Capability {
+	if c == nil {
+		return nil
+	}
+	out := &cri.Capability{}
+	for _, name := range c.Add {
+		out.AddCapabilities = append(out.AddCapabilities, string(name))
+	}
+	for _, name := range c.Drop {
+		out.DropCapabilities = append(out.DropCapabilities, string(name))
+	}
+	return out
+}
+
+// runAs says who the container runs as: the pod's word, else the image's.
+func runAs(out *cri.LinuxContainerSecurityContext, s v1.SecurityContext, user imageUser) {
 	switch {
 	case s.RunAsUser != nil:
 		out.RunAsUser = &cri.Int64Value{Value: *s.RunAsUser}
@@ -92,14 +143,6 @@ func (c Config) containerSecurity(p *v1.Pod, ctr *v1.Container, user imageUser, 
 	if s.RunAsGroup != nil {
 		out.RunAsGroup = &cri.Int64Value{Value: *s.RunAsGroup}
 	}
-	if s.ProcMount == nil || *s.ProcMount == v1.DefaultProcMount {
-		out.MaskedPaths, out.ReadonlyPaths = c.masked, readonlyPaths
-	}
-	if c.Node.AppArmor && s.AppArmorProfile != nil {
-		//lint:ignore SA1019 older runtimes read only this form
-		out.Apparmor, out.ApparmorProfile = apparmor(s.AppArmorProfile)
-	}
-	return out, nil
 }
 
 // maskedOn are the masked paths of this host: those that tell of its temperature
@@ -158,16 +201,20 @@ func (c Config) seccomp(p *v1.SeccompProfile) (*cri.SecurityProfile, error) {
 }
 
 // apparmor returns the profile in both forms that runtimes read.
-func apparmor(p *v1.AppArmorProfile) (*cri.SecurityProfile, string) {
+// What it does not know is refused: a container must not run unconfined by mistake.
+func apparmor(p *v1.AppArmorProfile) (*cri.SecurityProfile, string, error) {
 	switch p.Type {
 	case v1.AppArmorProfileTypeRuntimeDefault:
-		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, "runtime/default"
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, v1.DeprecatedAppArmorBetaProfileRuntimeDefault, nil
+	case v1.AppArmorProfileTypeUnconfined:
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, v1.DeprecatedAppArmorBetaProfileNameUnconfined, nil
 	case v1.AppArmorProfileTypeLocalhost:
-		if p.LocalhostProfile != nil {
-			return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: *p.LocalhostProfile}, "localhost/" + *p.LocalhostProfile
+		if name := p.LocalhostProfile; name != nil && *name != "" {
+			return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: *name}, v1.DeprecatedAppArmorBetaProfileNamePrefix + *name, nil
 		}
+		return nil, "", failAs(opConfig, pod.Invalid, errors.New("localhostProfile must be set if appArmorProfile type is Localhost"))
 	}
-	return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, "unconfined"
+	return nil, "", failAs(opConfig, pod.Invalid, fmt.Errorf("appArmorProfile type %q is not known", p.Type))
 }
 
 func selinux(o *v1.SELinuxOptions) *cri.SELinuxOption {
@@ -194,11 +241,12 @@ func groups(p *v1.Pod) ([]int64, cri.SupplementalGroupsPolicy) {
 	return all, cri.SupplementalGroupsPolicy_Merge
 }
 
-// namespaces says which the pod shares with the node, and which its containers share.
-func namespaces(p *v1.Pod) *cri.NamespaceOption {
+// namespaces says which the pod shares with the node, and which its containers
+// share; ids are those of its own user namespace, if it has one.
+func namespaces(p *v1.Pod, ids *pod.IDMapping) *cri.NamespaceOption {
 	n := &cri.NamespaceOption{
 		Ipc: cri.NamespaceMode_POD, Network: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER,
-		UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_NODE},
+		UsernsOptions: usernsOptions(ids),
 	}
 	if p.Spec.HostIPC {
 		n.Ipc = cri.NamespaceMode_NODE

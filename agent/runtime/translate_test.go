@@ -99,7 +99,7 @@ func TestSecurity(t *testing.T) {
 		SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("a.json")},
 	}}
 	cfg := New(Config{RootDir: "/root-dir", SeccompDefault: true}, Deps{}).cfg
-	s, err := cfg.containerSecurity(p, c, imageUser{}, "")
+	s, err := cfg.containerSecurity(p, c, imageUser{}, peers{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestSecurity(t *testing.T) {
 		}
 	}
 	plain := &v1.Container{Name: "c", SecurityContext: &v1.SecurityContext{ProcMount: ptr.To(v1.UnmaskedProcMount)}}
-	s, err = cfg.containerSecurity(&v1.Pod{}, plain, imageUser{name: "www"}, "target")
+	s, err = cfg.containerSecurity(&v1.Pod{}, plain, imageUser{name: "www"}, peers{target: "target"})
 	if err != nil || s.RunAsUsername != "www" || s.NoNewPrivs || len(s.MaskedPaths)+len(s.ReadonlyPaths) != 0 || s.NamespaceOptions.Pid != cri.NamespaceMode_TARGET || s.NamespaceOptions.TargetId != "target" {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -155,7 +155,7 @@ func TestNamespaces(t *testing.T) {
 		"host":   {v1.PodSpec{HostNetwork: true, HostPID: true, HostIPC: true}, "NODE NODE NODE"},
 		"shared": {v1.PodSpec{ShareProcessNamespace: ptr.To(true)}, "POD POD POD"},
 	} {
-		n := namespaces(&v1.Pod{Spec: tt.spec})
+		n := namespaces(&v1.Pod{Spec: tt.spec}, nil)
 		if got := fmt.Sprint(n.Network, " ", n.Pid, " ", n.Ipc); got != tt.want || n.UsernsOptions.Mode != cri.NamespaceMode_NODE {
 			t.Errorf("%s: %s, want %s", what, got, tt.want)
 		}
