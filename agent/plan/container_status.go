@@ -143,7 +143,7 @@ func (d *decision) restartWaits(m *member) *v1.ContainerStateWaiting {
 			Message: fmt.Sprintf("back-off %v restarting failed container=%s pod=%s", b.Delay, m.name, podWithUID(d.pod.Namespace, d.pod.Name, d.pod.UID)),
 		}
 	}
-	if wasReset(m.last) {
+	if wasReset(m.last) && m.cur == nil {
 		return &v1.ContainerStateWaiting{Reason: string(pod.RestartingAllContainers), Message: resetMessage}
 	}
 	if d.sandbox == nil || m.cur == nil { // it waits for the new sandbox, or for its turn there

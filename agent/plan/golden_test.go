@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
 
 	"github.com/berthd/berth/agent/pod"
@@ -25,7 +26,9 @@ import (
 //	verdict CONTAINER kind=K v=success|failed msg=M
 //	sandbox-lost [vanish] | restart-agent | reboot
 //	terminate [grace=5s] [reason=R msg=M] | forget | reject reason=R msg=M
-//	inputs VERSION | image CONTAINER IMAGE
+//	inputs VERSION | image CONTAINER IMAGE | memory CONTAINER LIMIT
+//	ephemeral NAME IMAGE [target=CONTAINER] | condition TYPE status=S [reason=R msg=M]
+//	created CONTAINER           its newest instance is made and was never started
 //	status | probes | record
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) {
@@ -159,6 +162,7 @@ func playWorld(t *testing.T, w *world, d *datadriven.TestData, first string) {
 		if g, err := time.ParseDuration(arg(d, "grace")); err == nil {
 			term.Grace = &g
 		}
+		term.Disruption = arg(d, "disruption")
 		desired.Termination = term
 	case "forget":
 		desired.Forget = true
@@ -169,6 +173,13 @@ func playWorld(t *testing.T, w *world, d *datadriven.TestData, first string) {
 		desired.Rejection = &pod.Rejection{Reason: pod.Reason(arg(d, "reason")), Message: arg(d, "msg")}
 	case "inputs":
 		desired.Inputs.Version = first
+	case "ephemeral", "condition":
+		playAmend(w, d, first)
+	case "created":
+		w.running(pod.ContainerName(first)).State = pod.Created
+	case "memory":
+		desired.Pod = desired.Pod.DeepCopy()
+		desired.Pod.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse(words(d)[1])}
 	case "image":
 		desired.Pod = desired.Pod.DeepCopy()
 		desired.Pod.Spec.Containers[0].Image = words(d)[1]
@@ -178,6 +189,21 @@ func playWorld(t *testing.T, w *world, d *datadriven.TestData, first string) {
 	w.state.SetDesired(desired)
 	w.state.Look = true
 	w.settle()
+}
+
+// playAmend changes what is kept of the pod from outside.
+func playAmend(w *world, d *datadriven.TestData, first string) {
+	var err error
+	if d.Cmd == "ephemeral" {
+		c := v1.EphemeralContainer{TargetContainerName: arg(d, "target")}
+		c.Name, c.Image = first, words(d)[1]
+		err = w.state.AddEphemeral(c, nil)
+	} else {
+		err = w.state.SetCondition(v1.PodCondition{Type: v1.PodConditionType(first), Status: v1.ConditionStatus(arg(d, "status")), Reason: arg(d, "reason"), Message: arg(d, "msg")}, w.now)
+	}
+	if err != nil {
+		w.logf("refused: %v", err)
+	}
 }
 
 func describe(w *world) {

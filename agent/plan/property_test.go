@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,9 +62,38 @@ func drawPod(t *rapid.T) *v1.Pod {
 		p.Spec.InitContainers = append(p.Spec.InitContainers, c)
 	}
 	for i := range rapid.IntRange(1, 2).Draw(t, "mains") {
-		p.Spec.Containers = append(p.Spec.Containers, drawContainer(t, fmt.Sprintf("m%d", i)))
+		c := drawContainer(t, fmt.Sprintf("m%d", i))
+		if rapid.IntRange(0, 3).Draw(t, "image volume") == 0 {
+			p.Spec.Volumes = []v1.Volume{{Name: "image", VolumeSource: v1.VolumeSource{Image: &v1.ImageVolumeSource{Reference: "data"}}}}
+			c.VolumeMounts = []v1.VolumeMount{{Name: "image"}}
+		}
+		p.Spec.Containers = append(p.Spec.Containers, c)
+	}
+	for i := range p.Spec.InitContainers {
+		drawRules(t, &p.Spec.InitContainers[i])
+	}
+	for i := range p.Spec.Containers {
+		drawRules(t, &p.Spec.Containers[i])
+	}
+	if rapid.IntRange(0, 5).Draw(t, "gate") == 0 {
+		p.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "gate"}}
 	}
 	return p
+}
+
+// drawRules gives some containers a policy of their own, and rules for exit code 42.
+func drawRules(t *rapid.T, c *v1.Container) {
+	if rapid.IntRange(0, 2).Draw(t, "rules") > 0 {
+		return
+	}
+	if !isSidecar(c) {
+		policy := rapid.SampledFrom([]v1.ContainerRestartPolicy{v1.ContainerRestartPolicyNever, v1.ContainerRestartPolicyOnFailure}).Draw(t, "own policy")
+		c.RestartPolicy = &policy
+	}
+	action := rapid.SampledFrom([]v1.ContainerRestartRuleAction{v1.ContainerRestartRuleActionRestart, v1.ContainerRestartRuleActionRestartAllContainers}).Draw(t, "action")
+	c.RestartPolicyRules = []v1.ContainerRestartRule{{Action: action, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{
+		Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42},
+	}}}
 }
 
 func drawContainer(t *rapid.T, name string) v1.Container {
@@ -96,7 +126,14 @@ func drawContainer(t *rapid.T, name string) v1.Container {
 func chaos(t *rapid.T, w *world) {
 	hint := rapid.IntRange(0, 3).Draw(t, "hinted") != 0 // else the event is lost
 	desired := w.state.Desired
-	switch rapid.IntRange(0, 15).Draw(t, "event") {
+	switch rapid.IntRange(0, 17).Draw(t, "event") {
+	case 16:
+		c := v1.EphemeralContainer{}
+		c.Name, c.Image = fmt.Sprintf("e%d", rapid.IntRange(0, 3).Draw(t, "ephemeral")), "img"
+		_ = w.state.AddEphemeral(c, nil) // refused when there is one of that name, or the pod has ended
+	case 17:
+		status := rapid.SampledFrom([]v1.ConditionStatus{v1.ConditionTrue, v1.ConditionFalse}).Draw(t, "gate status")
+		_ = w.state.SetCondition(v1.PodCondition{Type: "gate", Status: status}, w.now) // refused when the pod has ended
 	case 0, 1, 2, 3, 4, 5: // an action ends
 		w.decide()
 		if len(w.flight) == 0 {
@@ -116,7 +153,7 @@ func chaos(t *rapid.T, w *world) {
 		w.now = w.now.Add(time.Duration(rapid.IntRange(1, 30).Draw(t, "seconds")) * time.Second)
 	case 8, 9:
 		if c := drawRunning(t, w); c != nil {
-			w.exit(c.ID, int32(rapid.IntRange(0, 1).Draw(t, "code")))
+			w.exit(c.ID, rapid.SampledFrom([]int32{0, 1, 42}).Draw(t, "code"))
 		}
 	case 10, 11:
 		if c := drawRunning(t, w); c != nil {
@@ -217,9 +254,14 @@ func wellRun(t *rapid.T, w *world) {
 		if cs.State.Running == nil && cs.State.Terminated == nil {
 			t.Fatalf("container %s is not running at rest: %+v\nlog:\n%s", cs.Name, cs.State, tail(w.log))
 		}
-		if w.running(pod.ContainerName(cs.Name)) == nil && w.state.Desired.Pod.Spec.RestartPolicy == v1.RestartPolicyAlways {
+		i := slices.IndexFunc(w.state.Desired.Pod.Spec.Containers, func(c v1.Container) bool { return c.Name == cs.Name })
+		own := w.state.Desired.Pod.Spec.Containers[i].RestartPolicy
+		if w.running(pod.ContainerName(cs.Name)) == nil && own == nil && w.state.Desired.Pod.Spec.RestartPolicy == v1.RestartPolicyAlways {
 			t.Fatalf("container %s, always to be restarted, does not run at rest", cs.Name)
 		}
+	}
+	if w.disk.Durable.Reset != nil {
+		t.Fatalf("a reset is not over at rest: %+v", w.disk.Durable.Reset)
 	}
 	if len(w.sandboxes) != 1 {
 		t.Fatalf("%d sandboxes at rest", len(w.sandboxes))
@@ -265,6 +307,9 @@ func benign(w *world) {
 				w.state.SetVerdict(pod.ProbeVerdict{Container: c.ID, Kind: k, Verdict: pod.Success, At: w.now})
 			}
 		}
+	}
+	if len(spec.ReadinessGates) > 0 {
+		_ = w.state.SetCondition(v1.PodCondition{Type: "gate", Status: v1.ConditionTrue}, w.now) // refused when the pod has ended
 	}
 	w.state.Look = true
 	w.settle()

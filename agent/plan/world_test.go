@@ -37,6 +37,7 @@ type world struct {
 	broken   []string
 	lies     string           // the action that succeeds without effect
 	counts   map[string]int32 // restart counts as last published
+	pulls    map[string]int   // how often each image volume was tried
 	phase    v1.PodPhase
 	decided  int
 }
@@ -47,7 +48,7 @@ type planned struct {
 }
 
 func newWorld(d pod.Desired) *world {
-	w := &world{now: epoch, canceled: map[pod.Slot]bool{}, hold: map[string]bool{}, fails: map[string]*planned{}, counts: map[string]int32{}}
+	w := &world{now: epoch, canceled: map[pod.Slot]bool{}, hold: map[string]bool{}, fails: map[string]*planned{}, counts: map[string]int32{}, pulls: map[string]int{}}
 	w.state = NewState(d, pod.Record{}, pod.Observed{}, testConfig())
 	return w
 }
@@ -56,7 +57,7 @@ func testConfig() Config { return Config{NodeName: "node", HostIPs: []string{"19
 
 // key names an action in scripts: "start-container app", "create-sandbox".
 func key(a pod.Action) string {
-	return strings.TrimSpace(string(a.Op) + " " + string(a.Container))
+	return strings.TrimSpace(string(a.Op) + " " + string(a.Container) + a.Volume)
 }
 
 func (w *world) breaks(format string, args ...any) {
@@ -122,6 +123,9 @@ func (w *world) begin(a pod.Action) {
 func (w *world) finish(i int, err *pod.Error) {
 	a := w.flight[i]
 	w.flight = slices.Delete(w.flight, i, i+1)
+	if a.Op == pod.OpPullImage && a.Volume != "" {
+		w.pulls[a.Volume]++
+	}
 	r := pod.Result{Action: a}
 	switch {
 	case w.canceled[a.Slot]:
@@ -151,7 +155,7 @@ func (w *world) create(a pod.Action, s pod.ContainerState) {
 		}
 	}
 	w.ids++
-	c := pod.Container{ID: pod.ContainerID(fmt.Sprintf("c%d", w.ids)), Name: a.Container, Attempt: a.Attempt, SandboxID: a.SandboxID, State: s, CreatedAt: w.now, Image: imageOf(w.state.Desired.Pod, a.Container)}
+	c := pod.Container{ID: pod.ContainerID(fmt.Sprintf("c%d", w.ids)), Name: a.Container, Attempt: a.Attempt, SandboxID: a.SandboxID, State: s, CreatedAt: w.now, Image: imageOf(w.state.mergedPod(), a.Container)}
 	c.SpecHash = pod.SpecHash(&v1.Container{Name: string(a.Container), Image: c.Image})
 	if s == pod.Running {
 		c.StartedAt = w.now
@@ -169,7 +173,7 @@ func (w *world) effect(a pod.Action, r *pod.Result) {
 	case pod.OpUnmountVolumes:
 		w.mounted = false
 	case pod.OpPullImage:
-		r.Image = pod.Image{Ref: "sha256:" + string(a.Container)}
+		r.Image = pod.Image{Ref: "sha256:" + string(a.Container) + a.Volume}
 	case pod.OpCreateSandbox:
 		w.ids++
 		host := w.state.Desired.Pod.Spec.HostNetwork
@@ -309,6 +313,39 @@ func (w *world) watchStart(a pod.Action) {
 	if a.Op == pod.OpStopContainer {
 		w.watchStop(a)
 	}
+	if a.Op == pod.OpRemoveContainer {
+		w.watchRemove(a)
+	}
+}
+
+// watchRemove checks that a reset takes its sources last, and mains before init containers.
+func (w *world) watchRemove(a pod.Action) {
+	r := w.disk.Durable.Reset
+	if r == nil {
+		return
+	}
+	rank := func(name pod.ContainerName) int {
+		switch {
+		case slices.ContainsFunc(w.state.mergedPod().Spec.EphemeralContainers, func(c v1.EphemeralContainer) bool { return c.Name == string(name) }):
+			return 5
+		case slices.Contains(r.Sources, name) && w.isInit(name):
+			return 4
+		case slices.Contains(r.Sources, name):
+			return 3
+		case w.isInit(name):
+			return 2
+		}
+		return 1
+	}
+	for _, c := range w.containers {
+		if rank(c.Name) < rank(a.Container) {
+			w.breaks("a reset removes %s before %s", a.Container, c.Name)
+		}
+	}
+}
+
+func (w *world) isInit(name pod.ContainerName) bool {
+	return slices.ContainsFunc(w.state.Desired.Pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == string(name) })
 }
 
 func (w *world) watchContainer(a pod.Action) {
@@ -323,7 +360,21 @@ func (w *world) watchContainer(a pod.Action) {
 			w.breaks("%s starts with attempt %d, which has been used", a.Container, a.Attempt)
 		}
 	}
-	spec := &w.state.Desired.Pod.Spec
+	if r := w.disk.Durable.Reset; r != nil {
+		w.breaks("%s starts in the middle of a reset", a.Container)
+	}
+	spec := &w.state.mergedPod().Spec
+	if slices.ContainsFunc(spec.EphemeralContainers, func(c v1.EphemeralContainer) bool { return c.Name == string(a.Container) }) {
+		if a.Attempt > 0 {
+			w.breaks("ephemeral container %s is restarted", a.Container)
+		}
+		return
+	}
+	for _, v := range imageVolumes(w.state.Desired.Pod) {
+		if w.pulls[v.Name] == 0 {
+			w.breaks("%s starts before the image of volume %s was tried", a.Container, v.Name)
+		}
+	}
 	index := slices.IndexFunc(spec.InitContainers, func(c v1.Container) bool { return c.Name == string(a.Container) })
 	if index < 0 {
 		index = len(spec.InitContainers)
