@@ -30,6 +30,7 @@ type CRI interface {
 	GetContainerEvents(*cri.GetEventsRequest, grpc.ServerStreamingServer[cri.ContainerEventResponse]) error
 	PullImage(context.Context, *cri.PullImageRequest) (*cri.PullImageResponse, error)
 	ImageStatus(context.Context, *cri.ImageStatusRequest) (*cri.ImageStatusResponse, error)
+	Resizer
 }
 
 // External speaks to a runtime in another process (containerd, CRI-O) over conn,

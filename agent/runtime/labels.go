@@ -63,6 +63,7 @@ func containerAnnotations(p *v1.Pod, c *v1.Container, attempt uint32) map[string
 		annotationRestartCount:      strconv.FormatUint(uint64(attempt), 10),
 		annotationTerminationPath:   c.TerminationMessagePath,
 		annotationTerminationPolicy: string(c.TerminationMessagePolicy),
+		annotationResources:         resourcesAnnotation(c),
 	}
 	if p.DeletionGracePeriodSeconds != nil {
 		a[annotationDeletionGrace] = strconv.FormatInt(*p.DeletionGracePeriodSeconds, 10)

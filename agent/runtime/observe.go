@@ -150,6 +150,7 @@ func (r *Runtime) containerFrom(uid pod.UID, sandbox string, s *cri.ContainerSta
 			c.RecursiveReadOnly = append(c.RecursiveReadOnly, m.ContainerPath)
 		}
 	}
+	resourcesFrom(&c, s)
 	if c.State == pod.Exited {
 		c.Message = r.message(uid, s)
 	}

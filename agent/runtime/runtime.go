@@ -45,6 +45,11 @@ type Cgroup interface {
 	Ensure(ctx context.Context, p *v1.Pod) (parent string, err error)
 	Remove(ctx context.Context, uid pod.UID) error
 	Exists(uid pod.UID) bool
+	// Resize raises (up) or lowers the cgroup of p to what p asks for of what, and
+	// calls before ahead of a change.
+	Resize(ctx context.Context, p *v1.Pod, what v1.ResourceName, up bool, before func(context.Context) error) error
+	// Memory returns the limit that p asks for, the one in force, and the usage, in bytes.
+	Memory(p *v1.Pod) (want, have, usage int64, ok bool)
 }
 
 // Objects looks up the ConfigMaps and Secrets of the node.
@@ -60,6 +65,8 @@ type Node struct {
 	Allocatable v1.ResourceList
 	// Memory is the node's memory in bytes, for oom scores.
 	Memory int64
+	// Swap is the node's swap space in bytes.
+	Swap int64
 	// CgroupV2 and SwapAccounting say what the kernel's limits can do.
 	CgroupV2, SwapAccounting bool
 	// AppArmor says that the kernel has it switched on.
@@ -81,6 +88,12 @@ type Config struct {
 	// NoCPUQuota leaves CPU limits unenforced; CPUPeriod is 100 ms if 0.
 	NoCPUQuota bool
 	CPUPeriod  time.Duration
+	// SingleProcessOOMKill lets the kernel kill one process of a container for
+	// want of memory, instead of all, which is the default on cgroup v2.
+	SingleProcessOOMKill bool
+	// LimitedSwap lets burstable pods use a part of Node.Swap, on cgroup v2
+	// (memorySwap.swapBehavior: LimitedSwap); else no pod swaps.
+	LimitedSwap bool
 	// ClusterDNS and ClusterDomain are for dnsPolicy ClusterFirst; without
 	// ClusterDNS it means Default.
 	ClusterDNS    []string
@@ -94,7 +107,8 @@ type Config struct {
 	Sandboxes, Starts, Pulls int
 	Node                     Node
 
-	masked []string // paths that containers do not see
+	masked    []string // paths that containers do not see
+	pageSizes []string // of huge pages, as cgroups write them
 }
 
 // Deps are what a Runtime works with.
@@ -148,6 +162,7 @@ func New(cfg Config, deps Deps) *Runtime {
 		cfg.Node.ResolvConf = "/etc/resolv.conf"
 	}
 	cfg.masked = maskedOn()
+	cfg.pageSizes = nodePageSizes()
 	return &Runtime{
 		Deps: deps, cfg: cfg, versions: map[pod.UID]string{}, told: map[pod.UID]string{},
 		sandboxes: def(cfg.Sandboxes, 8), starts: def(cfg.Starts, 8), pulls: def(cfg.Pulls, 3),
@@ -236,6 +251,8 @@ func (r *Runtime) do(ctx context.Context, t *task) error {
 		return r.removeContainer(ctx, t)
 	case pod.OpCleanup:
 		return r.cleanup(ctx, t)
+	case pod.OpResize:
+		return r.resize(ctx, t)
 	}
 	return &pod.Error{Op: string(t.action.Op), Kind: pod.Internal, Err: fmt.Errorf("operation %q is not known", t.action.Op)}
 }

@@ -198,7 +198,7 @@ func TestResources(t *testing.T) {
 		{"burstable", one(rr(quantities("100m", "1Gi"), nil)), 102, 0, 0, 750, 0},
 		{"burstable, asks for all", one(rr(quantities("", "4Gi"), nil)), 2, 0, 0, 3, 0},
 		{"sidecar of a big one", sidecar, 2, 0, 0, 500, 0},
-		{"limit of the pod", podLimit, 2, 200000, 1 << 30, 999, 1 << 30},
+		{"limit of the pod", podLimit, 2048, 200000, 1 << 30, 750, 1 << 30},
 		{"critical", critical, 2, 0, 0, -997, 0},
 	}
 	cfg.Node.SwapAccounting = true
@@ -208,7 +208,7 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: %+v", tt.what, r)
 		}
 	}
-	cfg.Node.CgroupV2, cfg.NoCPUQuota = true, true
+	cfg.Node.CgroupV2, cfg.NoCPUQuota, cfg.pageSizes = true, true, nil
 	huge := one(rr(nil, v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), "hugepages-2Mi": resource.MustParse("4Mi")}))
 	r := cfg.containerResources(huge, containerOf(huge, "c"))
 	if r.Unified["memory.oom.group"] != "1" || r.CpuQuota != 0 || len(r.HugepageLimits) != 1 || r.HugepageLimits[0].PageSize != "2MB" || r.HugepageLimits[0].Limit != 4<<20 {

@@ -7,12 +7,15 @@ import (
 
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/ocispec"
+	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// UpdateResources changes a container's limits. Fields that are zero keep their value.
+// UpdateResources changes a container's limits. Fields that are zero keep their
+// value. The runtime is told first and the record written after it: cut short
+// between the two, the caller finds the old values and asks again.
 func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi.LinuxContainerResources) error {
 	c, err := s.complete(id)
 	if err != nil {
@@ -30,6 +33,7 @@ func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi
 	if err != nil {
 		return kinded(err)
 	}
+	failpoint.Hit("cri/container/update-resources")
 	if err := s.cfg.Runtime.Update(ctx, c.id, limits.Spec); err != nil {
 		return err
 	}
@@ -41,6 +45,7 @@ func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi
 		next.Linux.Resources = &runtimeapi.LinuxContainerResources{}
 	}
 	mergeResources(next.Linux.Resources, want)
+	failpoint.Hit("cri/container/update-resources-done")
 	raw, err := proto.Marshal(next)
 	if err != nil {
 		return err

@@ -2,8 +2,11 @@ package ocispec
 
 import (
 	"io/fs"
+	"maps"
+	"math"
 	"path"
 	"slices"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -59,12 +62,14 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (Limits, error)
 	if cpu := cpuLimits(r); cpu != nil {
 		s.CPU = cpu
 	}
+	unified := r.GetUnified()
 	if limit := r.GetMemoryLimitInBytes(); limit > 0 {
 		s.Memory = &specs.LinuxMemory{Limit: &limit}
 		if swap := r.GetMemorySwapLimitInBytes(); host.SwapAccounting {
 			if swap == 0 {
 				swap = limit // memory and swap together: no swap
 			}
+			swap, unified = swapAlone(limit, swap, unified)
 			s.Memory.Swap = &swap
 		}
 	}
@@ -76,9 +81,9 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (Limits, error)
 			return Limits{}, unsupported("huge pages of size %s", h.GetPageSize())
 		}
 	}
-	if u := r.GetUnified(); len(u) > 0 {
+	if len(unified) > 0 {
 		if host.CgroupV2 {
-			s.Unified = u
+			s.Unified = unified
 		} else {
 			n.add("unified cgroup parameters are left out: this host uses cgroup v1")
 		}
@@ -86,6 +91,21 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (Limits, error)
 	out.Notes = n
 	return out, nil
 }
+
+// swapAlone takes cgroup v2's limit of swap, which counts no memory, out of the
+// unified parameters and into the OCI's, which counts both: were it in both
+// places, the order in which a runtime writes them would decide.
+func swapAlone(memory, both int64, unified map[string]string) (int64, map[string]string) {
+	swap, err := strconv.ParseInt(unified[swapMax], 10, 64)
+	if err != nil || swap < 0 || swap > math.MaxInt64-memory {
+		return both, unified
+	}
+	rest := maps.Clone(unified)
+	delete(rest, swapMax)
+	return memory + swap, rest
+}
+
+const swapMax = "memory.swap.max"
 
 func cpuLimits(r *runtimeapi.LinuxContainerResources) *specs.LinuxCPU {
 	cpu := &specs.LinuxCPU{Cpus: r.GetCpusetCpus(), Mems: r.GetCpusetMems()}
