@@ -82,7 +82,7 @@ func invade(t *rapid.T, dir, live string) (mounts int) {
 	for i := range rapid.IntRange(1, 6).Draw(t, "invaders") {
 		at := rapid.SampledFrom(dirs).Draw(t, "at")
 		fresh := filepath.Join(at, fmt.Sprintf("invader-%d", i))
-		switch rapid.SampledFrom([]string{"over", "inside", "file", "link", "tmpfs"}).Draw(t, "how") {
+		switch rapid.SampledFrom([]string{"over", "inside", "deep", "stacked", "file", "link", "tmpfs"}).Draw(t, "how") {
 		case "over": // an existing directory, the pod's own included
 			must(t, unix.Mount(live, at, "", unix.MS_BIND, ""))
 			mounts++
@@ -91,6 +91,17 @@ func invade(t *rapid.T, dir, live string) (mounts int) {
 			must(t, os.Mkdir(fresh, 0o755))
 			must(t, unix.Mount(live, fresh, "", unix.MS_BIND, ""))
 			mounts++
+		case "deep": // behind directories that are to be removed
+			fresh = filepath.Join(fresh, "a", "b")
+			must(t, os.MkdirAll(fresh, 0o755))
+			must(t, unix.Mount(live, fresh, "", unix.MS_BIND, ""))
+			mounts++
+		case "stacked": // comes to light when the mount over it is gone
+			must(t, os.Mkdir(fresh, 0o755))
+			must(t, unix.Mount(live, fresh, "", unix.MS_BIND, ""))
+			must(t, unix.Mount("", fresh, "", unix.MS_PRIVATE, "")) // else it would cover the live data too
+			must(t, unix.Mount("tmpfs", fresh, "tmpfs", 0, "size=64k"))
+			mounts += 2
 		case "file":
 			must(t, os.WriteFile(fresh, nil, 0o600))
 			must(t, unix.Mount(filepath.Join(live, "one"), fresh, "", unix.MS_BIND, ""))
