@@ -2,7 +2,6 @@ package podspec
 
 import (
 	"reflect"
-	"strings"
 
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
@@ -130,13 +129,13 @@ func defaultPodResources(p *v1.Pod) {
 	limits := podresource.AggregateContainerLimits(p, podresource.PodResourcesOptions{})
 	fill(&r.Limits, only(limits, func(name v1.ResourceName) bool {
 		_, requested := r.Requests[name]
-		return isHugePages(name) && !requested
+		return hugePages(name) && !requested
 	}))
 	if len(r.Limits) == 0 {
 		return
 	}
 	requests := podresource.AggregateContainerRequests(p, podresource.PodResourcesOptions{})
-	fill(&r.Requests, only(requests, func(name v1.ResourceName) bool { return !isHugePages(name) }))
+	fill(&r.Requests, only(requests, func(name v1.ResourceName) bool { return !hugePages(name) }))
 	fill(&r.Requests, only(r.Limits, func(v1.ResourceName) bool { return true }))
 }
 
@@ -149,10 +148,6 @@ func only(l v1.ResourceList, keep func(v1.ResourceName) bool) v1.ResourceList {
 		}
 	}
 	return kept
-}
-
-func isHugePages(name v1.ResourceName) bool {
-	return strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix)
 }
 
 func defaultPodSpec(s *v1.PodSpec) {

@@ -194,16 +194,36 @@ func (d *decoder) invalid(root *node, doc int, prefix string, ref Ref, errs fiel
 
 func (d *decoder) pod(root *node, doc int, prefix string, ref Ref) {
 	pod := new(v1.Pod)
+	refused := d.refuse(root, doc, prefix, ref)
 	if !d.into(root, doc, prefix, ref, pod) {
 		return
 	}
 	clearServerFields(&pod.ObjectMeta)
 	pod.Status = v1.PodStatus{}
-	defaultPod(pod)
-	if d.invalid(root, doc, prefix, ref, validatePod(pod)) {
+	complete(pod)
+	errs := slices.DeleteFunc(validatePod(pod), func(e *field.Error) bool {
+		return slices.ContainsFunc(refused, func(path string) bool { return within(e.Field, path) })
+	})
+	if d.invalid(root, doc, prefix, ref, errs) || len(refused) > 0 {
 		return
 	}
 	d.out.entries = append(d.out.entries, &entry{ref: ref, raw: root.json(), line: root.line, doc: doc, pod: pod})
+}
+
+// refuse reports the fields that this node cannot serve, and returns their
+// paths: what else is wrong with them does not matter.
+func (d *decoder) refuse(root *node, doc int, prefix string, ref Ref) (paths []string) {
+	refusals(root.get("spec"), reflect.TypeFor[v1.PodSpec](), "spec", func(line int, path, message string) {
+		paths = append(paths, path)
+		d.fail(Problem{Line: line, Document: doc, FieldPath: join(prefix, path), Message: message}, ref)
+	})
+	return paths
+}
+
+// within says whether path is outer or below it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func (d *decoder) configMap(root *node, doc int, prefix string, ref Ref) {

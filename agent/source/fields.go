@@ -1,143 +1,144 @@
 package source
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
 )
 
-// support says for each field of a type whether this node implements it: an
-// empty string means yes, anything else is the sentence that refuses it. A type
-// that is listed is listed whole: a field that is not in its table is refused,
-// so that a new release of the API never adds one that is silently ignored (a
-// test then says that the table must grow). A type that is not listed is
-// implemented as a whole.
-var support = map[reflect.Type]map[string]string{
-	reflect.TypeFor[v1.PodSpec]():              podSpecFields,
-	reflect.TypeFor[v1.Container]():            containerFields,
-	reflect.TypeFor[v1.PodSecurityContext]():   podSecurityFields,
-	reflect.TypeFor[v1.SecurityContext]():      securityFields,
-	reflect.TypeFor[v1.VolumeSource]():         volumeFields,
-	reflect.TypeFor[v1.VolumeProjection]():     yes("secret downwardAPI configMap", map[string]string{"serviceAccountToken": noServer("service account tokens"), "clusterTrustBundle": noServer("cluster trust bundles"), "podCertificate": noServer("pod certificates")}),
-	reflect.TypeFor[v1.EnvVarSource]():         yes("fieldRef resourceFieldRef configMapKeyRef secretKeyRef", map[string]string{"fileKeyRef": notYet("a variable from a file of a volume", "configMapKeyRef or secretKeyRef")}),
-	reflect.TypeFor[v1.LifecycleHandler]():     yes("exec httpGet sleep", map[string]string{"tcpSocket": "a tcpSocket hook is not supported, nor by the kubelet: use exec or httpGet"}),
-	reflect.TypeFor[v1.Lifecycle]():            yes("postStart preStop", map[string]string{"stopSignal": notYet("a stop signal in the manifest", "STOPSIGNAL of the image")}),
-	reflect.TypeFor[v1.VolumeMount]():          yes("name readOnly mountPath subPath mountPropagation", map[string]string{"subPathExpr": notYet("subPathExpr", "subPath"), "recursiveReadOnly": ""}),
-	reflect.TypeFor[v1.ResourceRequirements](): yes("limits requests", map[string]string{"claims": noServer("resource claims")}),
-	reflect.TypeFor[v1.Affinity]():             yes("nodeAffinity", map[string]string{"podAffinity": noScheduler("podAffinity"), "podAntiAffinity": noScheduler("podAntiAffinity")}),
+// RefusedField is a field of the pod API that a node by itself cannot serve:
+// it needs an API server, a scheduler or another operating system. A manifest
+// that gives it is refused, beyond what validation finds.
+type RefusedField struct {
+	// Owner is the struct that declares the field, Field its name in JSON.
+	Owner reflect.Type
+	Field string
+	// Only is the one value that is refused, as encoding/json decodes it; nil: any value.
+	Only any
+	// Why is a sentence that says what to do instead.
+	Why string
 }
 
-var podSpecFields = yes("volumes initContainers containers restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy "+
-	"nodeSelector nodeName hostNetwork hostPID hostIPC shareProcessNamespace securityContext imagePullSecrets hostname subdomain affinity "+
-	"schedulerName tolerations hostAliases priorityClassName priority dnsConfig enableServiceLinks preemptionPolicy os "+
-	"hostUsers automountServiceAccountToken setHostnameAsFQDN", // some values of these are refused below
-	map[string]string{
-		"ephemeralContainers":       "ephemeral containers are added to a running pod and cannot stand in a manifest: put the container into spec.containers",
-		"serviceAccountName":        noServer("service accounts"),
-		"serviceAccount":            noServer("service accounts"),
-		"readinessGates":            "a readiness gate waits for a condition that only another program can set through an API server, and this node runs without one: remove it",
-		"runtimeClassName":          notYet("a choice of runtime classes", "the runtime of the node"),
-		"overhead":                  "overhead belongs to a runtime class, and this node has none: remove it",
-		"topologySpreadConstraints": noScheduler("topologySpreadConstraints"),
-		"schedulingGates":           noScheduler("schedulingGates"),
-		"schedulingGroup":           noScheduler("schedulingGroup"),
-		"resourceClaims":            noServer("resource claims"),
-		"resources":                 notYet("resources of a whole pod", "resources of its containers"),
-		"hostnameOverride":          notYet("hostnameOverride", "hostname"),
+// RefusedFields lists all fields that are refused, sorted by type and name.
+func RefusedFields() []RefusedField {
+	var all []RefusedField
+	for owner, fields := range refused {
+		for name, r := range fields {
+			all = append(all, RefusedField{Owner: owner, Field: name, Only: r.only, Why: r.why})
+		}
+	}
+	slices.SortFunc(all, func(a, b RefusedField) int {
+		return cmp.Or(strings.Compare(a.Owner.Name(), b.Owner.Name()), strings.Compare(a.Field, b.Field))
 	})
+	return all
+}
 
-var containerFields = yes("name image command args workingDir ports envFrom env resources resizePolicy restartPolicy restartPolicyRules "+
-	"volumeMounts livenessProbe readinessProbe startupProbe lifecycle terminationMessagePath terminationMessagePolicy imagePullPolicy "+
-	"securityContext stdin stdinOnce tty",
-	map[string]string{"volumeDevices": "a volume device needs a persistent volume claim, and this node runs without an API server: remove it"})
+// Refusal says whether, and why, a field cannot be used; onlyValue, unless nil,
+// is the one value of it that is refused. A field below a refused one is not asked for.
+func Refusal(owner reflect.Type, field string) (why string, onlyValue any, is bool) {
+	r, is := refused[owner][field]
+	return r.why, r.only, is
+}
 
-var podSecurityFields = yes("runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy fsGroup sysctls seccompProfile fsGroupChangePolicy",
-	map[string]string{
-		"seLinuxOptions":      notYet("choosing SELinux options", "the label the node gives"),
-		"seLinuxChangePolicy": notYet("choosing SELinux options", "the label the node gives"),
-		"windowsOptions":      "this is a Linux node: remove windowsOptions",
-		"appArmorProfile":     notYet("choosing an AppArmor profile", "seccompProfile and capabilities"),
-	})
+type refusal struct {
+	why  string
+	only any
+}
 
-var securityFields = yes("capabilities privileged runAsUser runAsGroup runAsNonRoot readOnlyRootFilesystem allowPrivilegeEscalation procMount seccompProfile",
-	map[string]string{
-		"seLinuxOptions":  notYet("choosing SELinux options", "the label the node gives"),
-		"windowsOptions":  "this is a Linux node: remove windowsOptions",
-		"appArmorProfile": notYet("choosing an AppArmor profile", "seccompProfile and capabilities"),
-	})
+// refused holds the refusals by the type that declares the field.
+var refused = map[reflect.Type]map[string]refusal{
+	reflect.TypeFor[v1.PodSpec](): {
+		"ephemeralContainers":          {why: "ephemeral containers are added to a pod that runs and cannot stand in a manifest: use berth debug"},
+		"serviceAccountName":           noServer("service accounts"),
+		"serviceAccount":               noServer("service accounts"),
+		"automountServiceAccountToken": {why: noServer("service account tokens").why, only: true},
+		"resourceClaims":               noServer("resource claims"),
+		"schedulingGates":              noScheduler("schedulingGates"),
+		"schedulingGroup":              noScheduler("schedulingGroup"),
+	},
+	reflect.TypeFor[v1.PodAffinity]():              {requiredAffinity: noScheduler("a required podAffinity")},
+	reflect.TypeFor[v1.PodAntiAffinity]():          {requiredAffinity: noScheduler("a required podAntiAffinity")},
+	reflect.TypeFor[v1.TopologySpreadConstraint](): {"whenUnsatisfiable": {why: "a constraint that must hold guides a scheduler that chooses among nodes, and this node runs without one: use ScheduleAnyway or remove it", only: "DoNotSchedule"}},
+	reflect.TypeFor[v1.ResourceRequirements]():     {"claims": noServer("resource claims")},
+	reflect.TypeFor[v1.Container]():                {"volumeDevices": {why: "a volume device is made from a persistent volume claim, which comes from an API server, and this node runs without one: mount a hostPath of type BlockDevice instead"}},
+	reflect.TypeFor[v1.LifecycleHandler]():         {"tcpSocket": {why: "a tcpSocket hook always fails, in the kubelet too: use exec or httpGet"}},
+	reflect.TypeFor[v1.PodSecurityContext]():       {"windowsOptions": {why: "this is a Linux node: remove windowsOptions"}},
+	reflect.TypeFor[v1.SecurityContext]():          {"windowsOptions": {why: "this is a Linux node: remove windowsOptions"}},
+	reflect.TypeFor[v1.VolumeProjection](): {
+		"serviceAccountToken": noServer("service account tokens"),
+		"clusterTrustBundle":  noServer("cluster trust bundles"),
+		"podCertificate":      noServer("pod certificates"),
+	},
+	reflect.TypeFor[v1.VolumeSource](): refusedVolumes(),
+}
 
-var volumeFields = func() map[string]string {
-	m := yes("hostPath emptyDir secret downwardAPI configMap projected", map[string]string{
+const requiredAffinity = "requiredDuringSchedulingIgnoredDuringExecution"
+
+func noServer(what string) refusal {
+	return refusal{why: what + " come from an API server, and this node runs without one: remove the field"}
+}
+
+func noScheduler(what string) refusal {
+	return refusal{why: what + " guides a scheduler that chooses among nodes, and this node runs without one: remove the field"}
+}
+
+func refusedVolumes() map[string]refusal {
+	m := map[string]refusal{
 		"persistentVolumeClaim": noServer("persistent volume claims"),
 		"ephemeral":             noServer("persistent volume claims"),
-		"gitRepo":               "gitRepo has been removed from Kubernetes: clone in an init container into an emptyDir",
-		"image":                 notYet("a volume made from an image", "an init container that copies into an emptyDir"),
-	})
-	for _, name := range strings.Fields("gcePersistentDisk awsElasticBlockStore nfs iscsi glusterfs rbd flexVolume cinder cephfs flocker fc " +
-		"azureFile vsphereVolume quobyte azureDisk photonPersistentDisk portworxVolume scaleIO storageos csi") {
-		m[name] = notYet("a volume of type "+name, "a hostPath of where the host has it mounted")
+		"csi":                   {why: "a volume of a CSI driver needs the driver's CSIDriver object from an API server, and this node runs without one: use a hostPath of where the host has the storage mounted"},
+		"gitRepo":               {why: "gitRepo has been removed from Kubernetes: clone in an init container into an emptyDir"},
 	}
-	return m
-}()
-
-func yes(names string, refused map[string]string) map[string]string {
-	m := map[string]string{}
-	for name, why := range refused {
-		m[name] = why
+	for _, name := range strings.Fields("nfs iscsi fc flexVolume") {
+		m[name] = refusal{why: "a volume of type " + name + " is not attached by a node by itself: mount it on the host and use a hostPath of where it is mounted"}
 	}
-	for _, name := range strings.Fields(names) {
-		m[name] = ""
+	for _, name := range strings.Fields("gcePersistentDisk awsElasticBlockStore glusterfs rbd cinder cephfs flocker azureFile vsphereVolume quobyte " +
+		"azureDisk photonPersistentDisk portworxVolume scaleIO storageos") {
+		m[name] = refusal{why: "volumes of type " + name + " have been removed from Kubernetes or moved to a CSI driver: use a hostPath of where the host has the storage mounted"}
 	}
 	return m
 }
 
-func noServer(what string) string {
-	return what + " come from an API server, and this node runs without one: remove the field"
+// refusals reports the fields below n, of type t, that are refused.
+func refusals(n *node, t reflect.Type, path string, report func(line int, path, message string)) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch {
+	case n == nil:
+	case t.Kind() == reflect.Slice:
+		for i, item := range n.items {
+			refusals(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i), report)
+		}
+	case t.Kind() == reflect.Struct && t.PkgPath() == reflect.TypeFor[v1.Pod]().PkgPath():
+		known := jsonFields(t)
+		for _, f := range n.fields {
+			g, ok := known[f.name]
+			if !ok {
+				continue // the check against the type tells
+			}
+			at := join(path, f.name)
+			if r, is := refused[g.owner][f.name]; is && r.of(f.value) {
+				report(f.line, at, r.why)
+				continue
+			}
+			refusals(f.value, g.typ, at, report)
+		}
+	}
 }
 
-func noScheduler(what string) string {
-	return what + " guides a scheduler that chooses among nodes, and this node runs without one: remove the field"
-}
-
-func notYet(what, instead string) string {
-	return what + " is not implemented yet: use " + instead
-}
-
-// onlyValues refuses all but some values of a field that is otherwise supported.
-var onlyValues = map[reflect.Type]map[string]struct {
-	refuse any // this value
-	why    string
-}{
-	reflect.TypeFor[v1.PodSpec](): {
-		"hostUsers":                    {false, "a user namespace of the pod's own is not implemented yet: remove the field, or set it to true"},
-		"automountServiceAccountToken": {true, noServer("service account tokens")},
-		"setHostnameAsFQDN":            {true, notYet("setHostnameAsFQDN", "hostname")},
-	},
-	reflect.TypeFor[v1.SecurityContext](): {
-		"procMount": {"Unmasked", "an unmasked /proc needs a user namespace of the pod's own, which is not implemented yet: remove the field"},
-	},
-}
-
-// refusal returns why the field of type owner cannot be used here, "" if it can.
-func refusal(owner reflect.Type, name string, value *node) string {
-	table, listed := support[owner]
-	if !listed || value.shape == scalar && value.value == nil || value.shape == list && len(value.items) == 0 {
-		return "" // nothing is asked for
+// of says whether r refuses the value.
+func (r refusal) of(value *node) bool {
+	if r.only != nil {
+		return value.shape == scalar && same(value.value, r.only)
 	}
-	why, known := table[name]
-	if !known {
-		return fmt.Sprintf("the field %s is not implemented yet: remove it", name)
-	}
-	if why != "" {
-		return why
-	}
-	if only, ok := onlyValues[owner][name]; ok && value.shape == scalar && same(value.value, only.refuse) {
-		return only.why
-	}
-	return ""
+	// A null or empty value asks for nothing.
+	return value.shape != list && value.value != "" && (value.shape == object || value.value != nil) || len(value.items) > 0
 }
 
 func same(a, b any) bool {

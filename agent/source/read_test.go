@@ -78,25 +78,22 @@ func TestExamplesAreWell(t *testing.T) {
 	}
 }
 
-// TestEveryFieldIsDecided: a field that a new release of the API adds must be
-// put into a table as supported or refused.
-func TestEveryFieldIsDecided(t *testing.T) {
-	for typ, table := range support {
-		known := jsonFields(typ)
-		for name, f := range known {
-			if _, ok := table[name]; !ok && f.owner == typ {
-				t.Errorf("%s.%s is neither supported nor refused", typ.Name(), name)
-			}
+// TestRefusalsAreOfFields: a refusal names a field that the API has, and says
+// what to do instead.
+func TestRefusalsAreOfFields(t *testing.T) {
+	all := RefusedFields()
+	if len(all) < 40 {
+		t.Errorf("only %d fields are refused", len(all))
+	}
+	for _, r := range all {
+		if f, ok := jsonFields(r.Owner)[r.Field]; !ok || f.owner != r.Owner {
+			t.Errorf("%s has no field %s", r.Owner.Name(), r.Field)
 		}
-		for name := range table {
-			if _, ok := known[name]; !ok {
-				t.Errorf("%s has no field %s", typ.Name(), name)
-			}
+		if !strings.Contains(r.Why, ": ") || strings.HasSuffix(r.Why, ".") {
+			t.Errorf("%s.%s: %q does not say what to do", r.Owner.Name(), r.Field, r.Why)
 		}
-		for name := range onlyValues[typ] {
-			if why, ok := table[name]; !ok || why != "" {
-				t.Errorf("%s.%s has refused values but is not supported", typ.Name(), name)
-			}
+		if why, only, is := Refusal(r.Owner, r.Field); !is || why != r.Why || only != r.Only {
+			t.Errorf("%s.%s is listed but not refused", r.Owner.Name(), r.Field)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // checker compares a tree with the Go type it is to become, and reports every
-// difference at once, each with its line: unknown and repeated fields, wrong
-// types, and fields that this node does not implement.
+// difference at once, each with its line: unknown and repeated fields, and wrong
+// types.
 type checker struct {
 	report func(line int, path, message string)
 	// hide keeps values out of the messages: the object is a Secret.
@@ -129,10 +129,6 @@ func (c checker) checkObject(n *node, t reflect.Type, path string) {
 		at := join(path, f.name)
 		if !ok {
 			c.report(f.line, at, "unknown field "+strconv.Quote(clip(f.name))+suggest(f.name, known))
-			continue
-		}
-		if why := refusal(g.owner, f.name, f.value); why != "" {
-			c.report(f.line, at, why)
 			continue
 		}
 		c.check(f.value, g.typ, at)

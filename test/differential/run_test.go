@@ -36,7 +36,8 @@ type sample struct {
 	edits []edit
 }
 
-func newSample(seeds []*v1.Pod, number, run int) sample {
+// newSample makes the pod of a number, and says how.
+func newSample(seeds []*v1.Pod, number, run int) (sample, *v1.Pod) {
 	rng := rand.New(rand.NewPCG(uint64(number), uint64(run)))
 	s := sample{seed: seeds[number%len(seeds)]}
 	p := s.seed.DeepCopy()
@@ -45,7 +46,7 @@ func newSample(seeds []*v1.Pod, number, run int) sample {
 		e.make(p)
 		s.edits = append(s.edits, e)
 	}
-	return s
+	return s, p
 }
 
 func (s sample) pod() *v1.Pod {
@@ -77,8 +78,8 @@ func hunt(t *testing.T, which string, compare func(*v1.Pod) []difference) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
-				s := newSample(all, i, run)
-				differences := compare(s.pod())
+				s, p := newSample(all, i, run)
+				differences := compare(p)
 				lock.Lock()
 				for _, d := range differences {
 					note(found, d, s)

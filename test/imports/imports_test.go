@@ -31,6 +31,8 @@ var rules = []rule{
 	{"agent/admission", []string{"agent/pod"}},
 	{"agent/worker", []string{"agent/pod", "agent/plan"}},
 	{"agent/dispatch", []string{"agent/pod", "agent/plan", "agent/worker"}},
+	{"agent/podspec", nil},
+	{"agent/source", []string{"agent/pod", "agent/podspec"}},
 	{"agent/runtime", []string{"agent/pod", "cri/api"}},
 	{"agent/status", []string{"agent/pod", "agent/plan"}},
 	{"agent/server", []string{"agent/pod", "agent/plan"}},
@@ -50,7 +52,7 @@ var rules = []rule{
 }
 
 // pure packages decide; they can neither do nor look.
-var pure = []string{"agent/pod", "agent/plan", "agent/admission", "cri/ocispec"}
+var pure = []string{"agent/pod", "agent/podspec", "agent/plan", "agent/admission", "cri/ocispec"}
 
 var impure = []string{"context", "os", "log", "log/slog", "net", "net/http", "k8s.io/client-go/", "google.golang.org/grpc", "os/exec", "syscall"}
 
