@@ -40,12 +40,17 @@ func priority(p *v1.Pod) int32 {
 	return systemClasses[p.Spec.PriorityClassName]
 }
 
+// SystemCritical says that the node or its cluster cannot do without p: it is
+// not evicted. Other than with the kubelet, a pod is not critical for coming
+// from a manifest: on a node without a cluster, that would be all of them.
+func SystemCritical(p *v1.Pod) bool { return priority(p) >= criticalPriority }
+
 // static says that the pod comes from this node and not from a cluster.
 func static(d pod.Desired) bool { return d.Source != pod.SourceAPI && d.Source != "" }
 
 // critical pods may preempt others: those of a critical priority, and the
 // node's own.
-func critical(d pod.Desired) bool { return static(d) || priority(d.Pod) >= criticalPriority }
+func critical(d pod.Desired) bool { return static(d) || SystemCritical(d.Pod) }
 
 // preemptable says that victim may be ended to make room for d.
 func preemptable(d, victim pod.Desired) bool {

@@ -44,7 +44,7 @@ func Run(ctx context.Context, o Options, ready func()) error {
 		return err
 	}
 	api := n.serveAPI(set, store)
-	return n.run(ctx, set.Run, n.rotateLogs, func(ctx context.Context) error {
+	return n.run(ctx, set.Run, n.rotateLogs, n.watchStorage, func(ctx context.Context) error {
 		go ready()
 		return api.Serve(ctx, n.o.Socket)
 	})
