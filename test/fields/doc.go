@@ -5,15 +5,18 @@
 // of the comment is a script, one command a line; pod.yaml holds the manifests.
 // NAME stands for the case's name (and its pod's), DIR for a scratch directory of
 // the host, IMAGE for the busybox image, SERVER for
-// one that answers probes (see server), REGISTRY for the address of the case's registry. "-> RE" is a regular expression that the
+// one that answers probes (see server), REGISTRY for the address of the case's registry, ROOT for the
+// agent's root directory. "-> RE" is a regular expression that the
 // output must match, in the end:
 //
 //	covers LEAF ...              what the case shows; pod.yaml must set each leaf
 //	need FEATURE                 skip, with the reason, where the host lacks it (see features.go)
 //	alone                        the case has an agent of its own
 //	flags FLAG ...               it has, and with these flags
+//	config YAML                  and with this line in its configuration
 //	image REF {json}             import an image: busybox with this OCI image configuration
 //	registry USER PASSWORD       a registry with REGISTRY/private:1, for that user only
+//	fault KIND                   which fails from now on (see registry.go)
 //	host COMMAND [-> RE]         run a shell command on the host
 //	place                        put pod.yaml into the manifest directory
 //	refused -> RE                berth run -f pod.yaml fails, and says so

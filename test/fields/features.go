@@ -24,6 +24,12 @@ var features = map[string]func(*running) string{
 		}
 		return ""
 	},
+	"no-selinux": func(*running) string {
+		if fileOr("/sys/fs/selinux/enforce", "none") == "" {
+			return "the kernel runs with SELinux"
+		}
+		return ""
+	},
 	"selinux": func(*running) string { return fileOr("/sys/fs/selinux/enforce", "the kernel runs without SELinux") },
 	"loop": func(*running) string {
 		if out, err := exec.Command("losetup", "-f").CombinedOutput(); err != nil {

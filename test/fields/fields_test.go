@@ -1,16 +1,10 @@
 package fields
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/berthd/berth/test/image"
 	"github.com/berthd/berth/test/node"
 )
 
@@ -33,11 +27,11 @@ func TestFields(t *testing.T) {
 				for _, c := range cases {
 					t.Run(c.Name, func(t *testing.T) {
 						t.Parallel()
-						a := shared.For(t)
+						r := &running{t: t, c: c, a: shared.For(t), dir: t.TempDir(), pod: "f-" + c.Name}
 						if c.Alone {
-							a = start(t, binary, append([]string{"--oci-runtime", oci}, c.Flags...)...)
+							r.boot = func(flags []string) *node.Agent { return start(t, binary, append(flags, "--oci-runtime", oci)...) }
 						}
-						(&running{t: t, c: c, a: a, dir: t.TempDir(), pod: "f-" + c.Name}).run()
+						r.run()
 					})
 				}
 			})
@@ -59,39 +53,4 @@ func start(t *testing.T, binary string, flags ...string) *node.Agent {
 		t.Fatal(err)
 	}
 	return a
-}
-
-// serverImage is busybox with /server in it.
-const serverImage = "docker.io/library/server:1"
-
-// serverSpec builds the program once a test process.
-var serverSpec = sync.OnceValues(func() (image.Spec, error) {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("berth-fields-server-%d", os.Getpid()))
-	defer os.Remove(path)
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./server")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return image.Spec{}, fmt.Errorf("build the server: %w: %s", err, out)
-	}
-	body, err := os.ReadFile(path)
-	if err != nil {
-		return image.Spec{}, err
-	}
-	spec, err := image.BusyboxSpec(serverImage)
-	spec.Layers = append(spec.Layers, image.Layer{"/server": {Body: body, Mode: 0o755}})
-	return spec, err
-})
-
-// importSpec imports an image that is made in dir.
-func importSpec(a *node.Agent, dir string, spec image.Spec) error {
-	path := filepath.Join(dir, "image.tar")
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(image.WriteOCI(f, spec), f.Close()); err != nil {
-		return err
-	}
-	_, err = a.Berth("images", "import", path)
-	return err
 }

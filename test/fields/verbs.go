@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/berthd/berth/test/image"
 	"github.com/berthd/berth/test/node"
+	"github.com/berthd/berth/test/registry"
 )
 
 // patience is how long a step waits for what it wants to see.
@@ -30,8 +32,32 @@ type running struct {
 	dir  string
 	pod  string // the name of its pod
 	step Step
-	// registry is the address of the registry that the case has started.
-	registry string
+	// registry is the one that the case has started; nil if it has none.
+	registry *registry.Registry
+	// boot starts an agent for this case alone; nil once it has.
+	boot func(flags []string) *node.Agent
+	// over says that the case has been skipped or has failed.
+	over bool
+}
+
+// early are the commands that may come before the case's own agent is started.
+var early = map[string]bool{"host": true, "registry": true}
+
+// agent starts the case's own agent, if it is to have one and has not yet.
+func (r *running) agent() {
+	if r.boot == nil {
+		return
+	}
+	flags := strings.Fields(r.fill(strings.Join(r.c.Flags, " ")))
+	if len(r.c.Config) > 0 {
+		path := filepath.Join(r.dir, "config.yaml")
+		text := "apiVersion: berth.dev/v1alpha1\nkind: Configuration\n" + r.fill(strings.Join(r.c.Config, "\n")) + "\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			r.t.Fatal(err)
+		}
+		flags = append(flags, "--config", path)
+	}
+	r.a, r.boot = r.boot(flags), nil
 }
 
 // verbs are the commands of a script. Each returns its output, to be compared
@@ -43,6 +69,7 @@ func init() {
 		"need":     func(r *running) (string, error) { return "", r.need() },
 		"image":    (*running).importImage,
 		"registry": (*running).startRegistry,
+		"fault":    (*running).fault,
 		"host":     func(r *running) (string, error) { return shell(exec.Command("sh", "-c", r.step.Args)) },
 		"place":    func(r *running) (string, error) { r.a.Place(r.c.Name+".yaml", r.manifests()); return "", nil },
 		"refused":  (*running).refused,
@@ -67,23 +94,30 @@ func init() {
 }
 
 // once are the commands that are not repeated until they show what is wanted.
-var once = map[string]bool{"need": true, "image": true, "registry": true, "place": true, "kill9": true, "remove": true, "berth": true}
+var once = map[string]bool{"need": true, "image": true, "registry": true, "fault": true, "place": true, "kill9": true, "remove": true, "berth": true}
+
+// looks are the command lines that change nothing and may be repeated.
+var looks = regexp.MustCompile(`^(why|get|describe|logs) `)
 
 // run goes through the script.
 func (r *running) run() {
 	for _, s := range r.c.Steps {
+		if !early[s.Verb] {
+			r.agent()
+		}
 		s.Args = r.fill(s.Args)
 		r.step = s
+		want := regexp.MustCompile("(?s)" + r.fill(s.Want)) // it has been compiled once
 		end := time.Now().Add(patience)
 		for {
 			out, err := verbs[s.Verb](r)
-			if err == nil && s.Want != nil && !s.Want.MatchString(strings.TrimSpace(out)) {
-				err = fmt.Errorf("the output does not match %q:\n%s", s.Want, out)
+			if err == nil && s.Want != "" && !want.MatchString(strings.TrimSpace(out)) {
+				err = fmt.Errorf("the output does not match %q:\n%s", want, out)
 			}
 			if err == nil {
 				break
 			}
-			if once[s.Verb] || time.Now().After(end) {
+			if once[s.Verb] && !looks.MatchString(s.Args) || time.Now().After(end) {
 				why, _ := r.a.Berth("why", r.pod)
 				r.t.Fatalf("%s.txt:%d: %s %s: %v\n%s", r.c.Name, s.Line, s.Verb, s.Args, err, why)
 			}
@@ -92,8 +126,27 @@ func (r *running) run() {
 	}
 }
 
+var placeholder = regexp.MustCompile(`\b(NAME|DIR|IMAGE|SERVER|ROOT|REGISTRY)\b`)
+
 func (r *running) fill(text string) string {
-	return strings.NewReplacer("NAME", r.pod, "DIR", r.dir, "IMAGE", node.Busybox, "SERVER", serverImage, "REGISTRY", r.registry).Replace(text)
+	return placeholder.ReplaceAllStringFunc(text, func(word string) string {
+		switch word {
+		case "NAME":
+			return r.pod
+		case "DIR":
+			return r.dir
+		case "IMAGE":
+			return node.Busybox
+		case "SERVER":
+			return serverImage
+		case "ROOT":
+			return r.a.Dir + "/root"
+		}
+		if r.registry == nil {
+			r.t.Fatalf("%s.txt has no registry", r.c.Name)
+		}
+		return r.registry.Address
+	})
 }
 
 func (r *running) manifests() string { return r.fill(r.c.Manifests) }
@@ -118,6 +171,8 @@ func (r *running) importImage() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	config, arch, _ := strings.Cut(config, " arch=")
+	spec.Architecture = arch
 	if config != "" {
 		if err := json.Unmarshal([]byte(config), &spec.Config); err != nil {
 			return "", err

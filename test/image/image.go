@@ -6,6 +6,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -40,6 +41,8 @@ type Spec struct {
 	Names  []string // full references: docker.io/library/busybox:latest
 	Layers []Layer
 	Config ocispec.ImageConfig
+	// Architecture is this machine's if empty.
+	Architecture string
 }
 
 // Busybox returns the layer of a small Unix: the statically linked busybox of
@@ -97,7 +100,7 @@ func WriteOCI(w io.Writer, s Spec) error {
 	epoch := time.Unix(0, 0).UTC()
 	config := ocispec.Image{
 		Created:  &epoch,
-		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+		Platform: ocispec.Platform{Architecture: cmp.Or(s.Architecture, runtime.GOARCH), OS: "linux"},
 		Config:   s.Config,
 		RootFS:   ocispec.RootFS{Type: "layers"},
 	}

@@ -3,7 +3,9 @@
 package registry
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -114,4 +117,25 @@ func (r *Registry) Private(user, password string) {
 		q.Header.Del("Authorization")
 		forward.ServeHTTP(w, q)
 	})
+}
+
+// Corrupt flips a bit of every blob that is served.
+func (r *Registry) Corrupt() {
+	to, _ := url.Parse(r.Direct) // it is our own
+	forward := httputil.NewSingleHostReverseProxy(to)
+	forward.ModifyResponse = func(resp *http.Response) error {
+		if !strings.Contains(resp.Request.URL.Path, "/blobs/") || resp.Request.Method != http.MethodGet {
+			return nil
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		if len(body) > 0 {
+			body[len(body)/2] ^= 1
+		}
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		return nil
+	}
+	r.Fault(forward.ServeHTTP)
 }
