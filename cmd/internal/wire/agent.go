@@ -146,14 +146,9 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 	if n.volumes, err = csi.New(csi.Config{Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.allocatable }, Logger: o.Log}); err != nil {
 		return err
 	}
-	n.runtime = runtime.New(runtime.Config{
-		RootDir: o.RootDir, LogDir: o.LogDir, SeccompDefault: o.SeccompDefault, Pulls: o.ParallelPulls,
-		DockerConfigs: []string{filepath.Join(o.RootDir, "config.json"), "/root/.docker/config.json"},
-		Node: runtime.Node{
-			Name: o.NodeName, IPs: n.ips, Allocatable: n.allocatable, Memory: n.memory,
-			CgroupV2: n.cgroups.V2(), SwapAccounting: n.cgroups.SwapAccounting(), AppArmor: n.embedded != nil && n.embedded.host.AppArmor,
-		},
-	}, runtime.Deps{CRI: n.cri, Volumes: podVolumes{n.volumes}, Cgroup: n.cgroups, Objects: objs, Events: sink.Event, Log: o.Log})
+	if err := n.openPodRuntime(ctx, objs, sink); err != nil {
+		return err
+	}
 	n.prober = probes.New(probes.Config{
 		Exec: n.execProbe,
 		Report: func(uid, id string, kind probes.Kind, ok bool, message string) {

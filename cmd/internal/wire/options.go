@@ -12,6 +12,9 @@ import (
 // Options are everything about an agent that can be chosen. All paths are absolute.
 type Options struct {
 	RootDir, StateDir, LogDir string
+	// LogLinksDir gets links to containers' logs. If empty: /var/log/containers for
+	// the default log directory, else "containers" beside LogDir.
+	LogLinksDir string
 	Socket, CRISocket         string // the agent's API, and the runtime's
 	NodeName                  string // the host's name if empty
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/agent/cgroup"
+	"github.com/berthd/berth/agent/runtime"
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/csi"
@@ -38,7 +39,7 @@ func Purge(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("take over what the agent has left: %w", err)
 	}
-	errs := e.purge(ctx)
+	errs := e.purge(ctx, o.logLinksDir())
 	errs = append(errs, purgeVolumes(ctx, o), e.network.Purge(ctx))
 	e.close()
 	errs = append(errs, purgeCgroups(ctx, o, systemd), mountns.Purge(filepath.Join(o.StateDir, "ns")), mountns.PurgeVolatile(o.StateDir))
@@ -48,8 +49,9 @@ func Purge(ctx context.Context, o Options) error {
 	return errors.Join(errs...)
 }
 
-// purge removes every container and sandbox by the ordinary path.
-func (e *embedded) purge(ctx context.Context) []error {
+// purge removes every container and sandbox by the ordinary path, and the links
+// to containers' logs, which nobody would take away any more.
+func (e *embedded) purge(ctx context.Context, links string) []error {
 	ctx, cancel := context.WithCancel(ctx)
 	watch := make(chan error, 1)
 	go func() { watch <- e.monitor.Run(ctx) }()
@@ -65,6 +67,7 @@ func (e *embedded) purge(ctx context.Context) []error {
 		}
 	}
 	for _, c := range e.containers.List(container.Filter{}) {
+		errs = append(errs, runtime.RemoveLogLink(links, c.Labels, c.Id))
 		one("container", c.Id, func(ctx context.Context) error { return e.containers.Remove(ctx, c.Id) })
 	}
 	for _, s := range e.sandboxes.List() {
