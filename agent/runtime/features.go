@@ -27,7 +27,7 @@ type Userns interface {
 type features struct {
 	handlers []*cri.RuntimeHandler
 	strict   bool // supplementalGroupsPolicy
-	whyNot   string
+	whyNot   map[string]string // by handler: why it has no user namespaces
 }
 
 // features asks the runtime. It is asked for pods that need something only.
@@ -41,10 +41,10 @@ func (r *Runtime) features(ctx context.Context) (features, error) {
 	f := features{handlers: resp.RuntimeHandlers, strict: resp.GetFeatures().GetSupplementalGroupsPolicy()}
 	// Berth's own runtime says why there are no user namespaces; others leave it out.
 	var told struct {
-		UserNamespaces string `json:"userNamespaces"`
+		NoUserNamespaces map[string]string `json:"noUserNamespaces"`
 	}
 	if json.Unmarshal([]byte(resp.Info["info"]), &told) == nil {
-		f.whyNot = told.UserNamespaces
+		f.whyNot = told.NoUserNamespaces
 	}
 	return f, nil
 }
@@ -98,7 +98,7 @@ func (r *Runtime) ownUsersSupported(t *task, f features) error {
 	case f.of(t.desired.RuntimeHandler).GetUserNamespaces():
 		return nil
 	}
-	why := f.whyNot
+	why := f.whyNot[t.desired.RuntimeHandler]
 	if why == "" {
 		why = "an OCI runtime (crun 1.9, runc 1.2 or newer) and file systems that can be mounted with shifted IDs (Linux 6.3 for all of them) are needed; see RuntimeHandlers in the runtime's status"
 	}

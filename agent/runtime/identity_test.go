@@ -209,7 +209,7 @@ func TestUnsupportedIsRefused(t *testing.T) {
 	}{
 		"users": {change: func(p *v1.Pod) { p.Spec.HostUsers = ptr.To(false) }, want: "can't set spec.hostUsers: false, runtime does not support user namespaces: an OCI runtime"},
 		"users, told why": {change: func(p *v1.Pod) { p.Spec.HostUsers = ptr.To(false) },
-			status: &cri.StatusResponse{Info: map[string]string{"info": `{"userNamespaces":"crun 1.8.1 is too old"}`}}, want: "user namespaces: crun 1.8.1 is too old"},
+			status: &cri.StatusResponse{Info: map[string]string{"info": `{"noUserNamespaces":{"":"crun 1.8.1 is too old"}}`}}, want: "user namespaces: crun 1.8.1 is too old"},
 		"users, other handler": {change: func(p *v1.Pod) { p.Spec.HostUsers = ptr.To(false) }, handler: "kata",
 			status: canDo(&cri.RuntimeHandler{Features: &cri.RuntimeHandlerFeatures{UserNamespaces: true}}), want: `RuntimeClass handler "kata" does not support user namespaces`},
 		"users, no ranges":          {change: func(p *v1.Pod) { p.Spec.HostUsers = ptr.To(false) }, none: true, want: "this node allots no user namespaces"},

@@ -14,9 +14,9 @@ type Options struct {
 	RootDir, StateDir, LogDir string
 	// LogLinksDir gets links to containers' logs. If empty: /var/log/containers for
 	// the default log directory, else "containers" beside LogDir.
-	LogLinksDir string
-	Socket, CRISocket         string // the agent's API, and the runtime's
-	NodeName                  string // the host's name if empty
+	LogLinksDir       string
+	Socket, CRISocket string // the agent's API, and the runtime's
+	NodeName          string // the host's name if empty
 
 	// Sources: each may be empty.
 	ManifestDirs, ManifestFiles, ManifestURLs []string
