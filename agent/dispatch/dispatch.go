@@ -7,6 +7,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,8 +63,9 @@ type entry struct {
 	observed pod.Observed
 	// again is a desire for the same UID that came while it was being ended.
 	again *pod.Desired
-	// placeholder is shown while there is no worker.
+	// placeholder is shown while there is no worker; shown says that it is the one published.
 	placeholder pod.Snapshot
+	shown       bool
 }
 
 // ObservedPod is a pod that the runtime has.
@@ -95,7 +97,7 @@ func (d *Dispatcher) Restore(records map[pod.UID]pod.Record, observed map[pod.UI
 		if o.At.IsZero() {
 			o.At = time.Now() // the list was complete: it has none of this pod
 		}
-		e := d.enter(uid, pod.Desired{Pod: r.Durable.Pod, Source: r.Durable.Source, Termination: r.Durable.Termination})
+		e := d.enter(uid, pod.Desired{Pod: r.Durable.Pod, Source: r.Durable.Source, RuntimeHandler: r.Durable.RuntimeHandler, Termination: r.Durable.Termination})
 		d.run(e, r, o)
 	}
 	for uid, o := range observed {
@@ -107,6 +109,7 @@ func (d *Dispatcher) Restore(records map[pod.UID]pod.Record, observed map[pod.UI
 		e.placeholder = pod.Snapshot{UID: uid, At: time.Now(), Desired: e.desired, Observed: o.Observed, Explanation: pod.Explanation{
 			Cause: "The pod runs, but its specification is not known.", Next: "It is left alone until its source has been read.",
 		}}
+		d.show(e)
 	}
 }
 
@@ -169,11 +172,11 @@ func (d *Dispatcher) want(uid pod.UID, p pod.Desired) {
 		e.worker.Hint()
 	case e.worker == nil:
 		e.desired = plan.Merge(e.desired, p)
-		e.placeholder = waitingSnapshot(uid, e.desired)
+		e.placeholder, e.shown = waitingSnapshot(uid, e.desired), false
 	default:
 		next := plan.Merge(e.desired, p)
 		e.source = p.Source
-		if next.Pod == e.desired.Pod && next.Inputs == e.desired.Inputs && next.Termination == e.desired.Termination && next.Source == e.desired.Source {
+		if next.Pod == e.desired.Pod && next.Inputs == e.desired.Inputs && next.Termination == e.desired.Termination && next.Source == e.desired.Source && next.RuntimeHandler == e.desired.RuntimeHandler {
 			return
 		}
 		e.desired = next
@@ -186,6 +189,9 @@ func (d *Dispatcher) unwant(e *entry) {
 	e.again = nil
 	if e.worker == nil && !e.dormant {
 		delete(d.entries, e.uid)
+		gone := e.placeholder
+		gone.Gone = true
+		d.config.Worker.Publish(gone)
 		return
 	}
 	if e.desired.Forget {
@@ -198,7 +204,7 @@ func (d *Dispatcher) unwant(e *entry) {
 // terminate hands a termination, and whatever else has changed in e.desired, to the worker.
 func (d *Dispatcher) terminate(e *entry, t pod.Termination) {
 	e.desired = plan.Merge(e.desired, pod.Desired{
-		Pod: e.desired.Pod, Source: e.desired.Source, Inputs: e.desired.Inputs, Termination: mergeInto(e.desired.Termination, t),
+		Pod: e.desired.Pod, Source: e.desired.Source, RuntimeHandler: e.desired.RuntimeHandler, Inputs: e.desired.Inputs, Termination: mergeInto(e.desired.Termination, t),
 	})
 	if e.dormant {
 		e.dormant = false
@@ -248,6 +254,7 @@ func (d *Dispatcher) startWaiting() {
 	for _, e := range waiting {
 		name := fullName(e.desired)
 		if taken[name] {
+			d.show(e)
 			continue
 		}
 		taken[name] = true
@@ -272,6 +279,14 @@ func (d *Dispatcher) run(e *entry, r pod.Record, o pod.Observed) {
 			d.finished(e)
 		}
 	})
+}
+
+// show publishes what stands in for e's worker, once: a pod that waits is seen too.
+func (d *Dispatcher) show(e *entry) {
+	if !e.shown && !d.closed {
+		e.shown = true
+		d.config.Worker.Publish(e.placeholder)
+	}
 }
 
 // finished forgets e, of which nothing is left, and lets its successor go.
@@ -305,6 +320,16 @@ func (d *Dispatcher) HintAll() {
 			e.worker.Hint()
 		}
 	}
+}
+
+// Amend has change applied to the state of pod uid by its worker, and returns
+// when what came of it is on disk (see worker.Amend).
+func (d *Dispatcher) Amend(ctx context.Context, uid pod.UID, change func(*plan.State) error) error {
+	w := d.worker(uid)
+	if w == nil {
+		return &pod.Error{Op: "amend pod", Kind: pod.NotFound, Err: errors.New("the pod is not run yet, or not any more: see berth why")}
+	}
+	return w.Amend(ctx, change)
 }
 
 // Verdict passes a probe's change of verdict to the worker of uid.

@@ -60,8 +60,9 @@ func (d *Dispatcher) Get(namespace, name string) (pod.Snapshot, bool) {
 // waitingSnapshot shows a pod that has no worker yet.
 func waitingSnapshot(uid pod.UID, p pod.Desired) pod.Snapshot {
 	now := time.Now()
-	return pod.Snapshot{UID: uid, At: now, Desired: p, Status: v1.PodStatus{Phase: v1.PodPending}, Explanation: pod.Explanation{
-		Cause: "The pod waits for the end of the pod of the same name before it.", Reason: pod.PodInitializing, Since: now,
+	const cause = "The pod waits for the end of the pod of the same name before it."
+	return pod.Snapshot{UID: uid, At: now, Desired: p, Status: v1.PodStatus{Phase: v1.PodPending, Message: cause}, Explanation: pod.Explanation{
+		Cause: cause, Reason: pod.PodInitializing, Since: now,
 		Next: "It starts when nothing of the other is left.",
 	}}
 }

@@ -114,6 +114,11 @@ func fieldPath(p *v1.Pod, container string) string {
 			return "spec.initContainers{" + container + "}"
 		}
 	}
+	for _, c := range p.Spec.EphemeralContainers {
+		if c.Name == container {
+			return "spec.ephemeralContainers{" + container + "}"
+		}
+	}
 	return "spec.containers{" + container + "}"
 }
 

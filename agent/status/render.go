@@ -20,8 +20,7 @@ func Render(s pod.Snapshot) *v1.Pod {
 	if p.CreationTimestamp.IsZero() {
 		p.CreationTimestamp = metav1.NewTime(started(s).Truncate(time.Second))
 	}
-	// A pod that is ended but stays on the node (evicted, say) is not being deleted.
-	if t := s.Desired.Termination; t != nil && s.Desired.Forget {
+	if t := s.Desired.Termination; t != nil && leaving(s) {
 		grace := time.Duration(v1.DefaultTerminationGracePeriodSeconds) * time.Second
 		if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
 			grace = time.Duration(*g) * time.Second
@@ -33,6 +32,14 @@ func Render(s pod.Snapshot) *v1.Pod {
 		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, &seconds
 	}
 	return p
+}
+
+// leaving says that the pod is shown as one that is being deleted: it is to be
+// forgotten, or somebody had it stopped and it has not ended yet. What the node
+// itself ends (evicted, say), and what has ended and stays, is not.
+func leaving(s pod.Snapshot) bool {
+	ended := s.Status.Phase == v1.PodSucceeded || s.Status.Phase == v1.PodFailed
+	return s.Desired.Forget || s.Desired.Termination.Reason == "" && !ended
 }
 
 // Render is Render, for those who are given a Store only.

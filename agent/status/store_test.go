@@ -178,6 +178,14 @@ func TestRender(t *testing.T) {
 	if p := Render(s); p.DeletionTimestamp != nil {
 		t.Error("an evicted pod that stays on the node is not being deleted")
 	}
+	s.Desired.Termination = &pod.Termination{Requested: start, Grace: &grace}
+	if p := Render(s); p.DeletionTimestamp == nil {
+		t.Error("a pod that was stopped by force is not shown as being ended")
+	}
+	s.Status.Phase = v1.PodSucceeded
+	if p := Render(s); p.DeletionTimestamp != nil {
+		t.Error("a pod that was stopped by force, and has ended, is shown as being deleted although it stays")
+	}
 	s.Desired.Forget = true
 	if p := Render(s); p.DeletionTimestamp == nil || !p.DeletionTimestamp.Time.Equal(start.Add(grace)) || *p.DeletionGracePeriodSeconds != 5 {
 		t.Errorf("deletion at %v", p.DeletionTimestamp)

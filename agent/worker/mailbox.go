@@ -8,12 +8,14 @@ import (
 )
 
 // mailbox is where others leave news for a worker. Nobody waits at it: a
-// second letter of a kind replaces the first, so it cannot overflow.
+// second letter of a kind replaces the first, so it cannot overflow; amendments,
+// each of which counts, are refused when too many wait.
 type mailbox struct {
 	mu       sync.Mutex // held for a few assignments only
 	desired  *pod.Desired
 	hinted   bool
 	verdicts map[verdictKey]pod.ProbeVerdict
+	changes  []amendment
 	// ready has room for one: more would say nothing more.
 	ready chan struct{}
 }
@@ -58,16 +60,36 @@ func (m *mailbox) verdict(v pod.ProbeVerdict) {
 	m.ring()
 }
 
+// amend says whether there was room for a.
+func (m *mailbox) amend(a amendment) bool {
+	m.mu.Lock()
+	if len(m.changes) >= maxAmendments {
+		m.mu.Unlock()
+		return false
+	}
+	m.changes = append(m.changes, a)
+	m.mu.Unlock()
+	m.ring()
+	return true
+}
+
+// letters is what was in a mailbox.
+type letters struct {
+	desired  *pod.Desired
+	hinted   bool
+	verdicts []pod.ProbeVerdict
+	changes  []amendment
+}
+
 // take empties the mailbox.
-func (m *mailbox) take() (*pod.Desired, bool, []pod.ProbeVerdict) {
+func (m *mailbox) take() letters {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	desired, hinted := m.desired, m.hinted
-	var verdicts []pod.ProbeVerdict
+	l := letters{desired: m.desired, hinted: m.hinted, changes: m.changes}
 	for _, v := range m.verdicts {
-		verdicts = append(verdicts, v)
+		l.verdicts = append(l.verdicts, v)
 	}
-	m.desired, m.hinted = nil, false
+	m.desired, m.hinted, m.changes = nil, false, nil
 	clear(m.verdicts)
-	return desired, hinted, verdicts
+	return l
 }

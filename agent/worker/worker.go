@@ -80,6 +80,8 @@ type Worker struct {
 	probed   []plan.ProbeTarget
 	snapshot atomic.Pointer[pod.Snapshot]
 	saving   backoff
+	amended  []amendment   // applied, and not yet on disk
+	ended    chan struct{} // closed when Run is over
 }
 
 // New returns a worker for pod uid that is not yet running. record and observed
@@ -92,11 +94,12 @@ func New(uid pod.UID, desired pod.Desired, record pod.Record, observed pod.Obser
 		state:   plan.NewState(desired, record, observed, deps.Config),
 		results: make(chan pod.Result),
 		cancels: map[pod.Slot]context.CancelFunc{},
+		ended:   make(chan struct{}),
 	}
 	first := w.state
 	first.Now = time.Now()
 	p := plan.Decide(first)
-	w.snapshot.Store(&pod.Snapshot{UID: uid, At: first.Now, Desired: desired, Status: p.Status, Observed: observed, Explanation: p.Explanation})
+	w.snapshot.Store(&pod.Snapshot{UID: uid, At: first.Now, Desired: w.state.Merged(), Status: p.Status, Observed: observed, Explanation: p.Explanation})
 	return w
 }
 
@@ -118,6 +121,7 @@ func (w *Worker) Snapshot() *pod.Snapshot { return w.snapshot.Load() }
 // ctx ends it gives up the actions in flight, waits for them, and returns ctx's
 // error: the pod is left as it is, for the next agent to take up.
 func (w *Worker) Run(ctx context.Context) error {
+	defer close(w.ended)
 	defer w.deps.Probes.Forget(w.uid)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -126,6 +130,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		p := plan.Decide(w.state)
 		saved := w.save(&p)
 		w.tell(p, saved)
+		if saved {
+			w.confirm()
+		}
 		w.probe(p.Probes)
 		for _, slot := range p.Cancel {
 			if cancel, ok := w.cancels[slot]; ok {
@@ -188,7 +195,7 @@ func earlier(a, b time.Time) time.Time {
 // tell publishes where the pod stands. What is not on disk is not told: it
 // could be untrue after a restart.
 func (w *Worker) tell(p plan.Plan, saved bool) {
-	s := pod.Snapshot{UID: w.uid, At: w.state.Now, Desired: w.state.Desired, Status: p.Status, Observed: w.state.Observed, Explanation: p.Explanation, Gone: p.Done && saved}
+	s := pod.Snapshot{UID: w.uid, At: w.state.Now, Desired: w.state.Merged(), Status: p.Status, Observed: w.state.Observed, Explanation: p.Explanation, Gone: p.Done && saved}
 	if !saved {
 		s.Status = w.snapshot.Load().Status
 		s.Explanation = pod.Explanation{
@@ -249,12 +256,13 @@ func (w *Worker) wait(ctx context.Context, timer *time.Timer, wake time.Time) er
 
 // open takes in the mailbox.
 func (w *Worker) open() {
-	desired, hint, verdicts := w.mail.take()
-	if desired != nil {
-		w.state.SetDesired(*desired)
+	mail := w.mail.take()
+	if mail.desired != nil {
+		w.state.SetDesired(*mail.desired)
 	}
-	w.state.Look = w.state.Look || hint
-	for _, v := range verdicts {
+	w.apply(mail.changes)
+	w.state.Look = w.state.Look || mail.hinted
+	for _, v := range mail.verdicts {
 		for _, e := range w.state.SetVerdict(v) {
 			w.deps.Events(w.uid, e)
 		}
@@ -272,9 +280,12 @@ func (w *Worker) leave() {
 	w.actions.Wait()
 	w.open()
 	if w.state.Unsaved == (plan.Parts{}) {
+		w.confirm()
 		return
 	}
 	if err := w.deps.Records.Save(w.uid, w.state.Record); err != nil {
 		w.log.Error("pod record cannot be saved at exit", "err", err)
+		return
 	}
+	w.confirm()
 }

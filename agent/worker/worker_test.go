@@ -392,9 +392,8 @@ func TestMailbox(t *testing.T) {
 		w.Hint()
 		w.Verdict(pod.ProbeVerdict{Container: "c", Kind: pod.Liveness})
 	}
-	d, hinted, verdicts := w.mail.take()
-	if d.Termination == nil || !hinted || len(verdicts) != 1 {
-		t.Errorf("%+v %v %v", d, hinted, verdicts)
+	if m := w.mail.take(); m.desired.Termination == nil || !m.hinted || len(m.verdicts) != 1 {
+		t.Errorf("%+v", m)
 	}
 }
 
