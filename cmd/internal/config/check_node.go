@@ -73,7 +73,7 @@ func (k *checker) pods() {
 			k.blame("clusterDomain", "%q cannot be a domain: %s", clip(d, 60), why)
 		}
 	}
-	k.absolute("resolvConf", c.ResolvConf)
+	k.optional("resolvConf", c.ResolvConf)
 	if n := c.PodPidsLimit; n < 1 && n != -1 {
 		k.blame("podPidsLimit", "expected a number from 1 up, or -1 for no limit, got %d", n)
 	}

@@ -52,6 +52,7 @@ type node struct {
 	prober     *probes.Prober
 	dispatcher *dispatch.Dispatcher
 	memory     int64
+	swap       int64
 	// capacity is all that the node has, allocatable what pods may request of it.
 	capacity, allocatable v1.ResourceList
 	ips                   []string
@@ -91,7 +92,9 @@ func (n *node) open(ctx context.Context) error {
 	if n.systemd {
 		driver = cgroup.Systemd
 	}
-	if n.cgroups, err = cgroup.Open(cgroup.Config{Root: o.CgroupRoot, Driver: driver, Log: o.Log}); err != nil {
+	if n.cgroups, err = cgroup.Open(cgroup.Config{
+		Root: o.CgroupRoot, Driver: driver, NoCPUQuota: o.NoCPUQuota, CPUPeriod: o.CPUPeriod, PodPidsLimit: o.PodPidsLimit, Log: o.Log,
+	}); err != nil {
 		return err
 	}
 	if n.capacity, err = capacity(o.RootDir, o.MaxPods); err != nil {
@@ -101,6 +104,9 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	if n.memory, err = memoryTotal(); err != nil {
+		return err
+	}
+	if n.swap, err = meminfo("SwapTotal"); err != nil {
 		return err
 	}
 	n.ips = hostIPs()

@@ -49,18 +49,21 @@ func hostIPs() []string {
 }
 
 // memoryTotal is the node's memory in bytes.
-func memoryTotal() (int64, error) {
+func memoryTotal() (int64, error) { return meminfo("MemTotal") }
+
+// meminfo is a field of /proc/meminfo, in bytes.
+func meminfo(field string) (int64, error) {
 	body, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, err
 	}
 	for _, line := range strings.Split(string(body), "\n") {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemTotal:" {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == field+":" {
 			kib, err := strconv.ParseInt(f[1], 10, 64)
 			return kib * 1024, err
 		}
 	}
-	return 0, fmt.Errorf("/proc/meminfo has no line MemTotal")
+	return 0, fmt.Errorf("/proc/meminfo has no line %s", field)
 }
 
 // kernelAppArmor says that the kernel enforces AppArmor.

@@ -50,7 +50,7 @@ func (n *node) runtimeConfig() runtime.Config {
 		NoCPUQuota:    o.NoCPUQuota, CPUPeriod: o.CPUPeriod, SingleProcessOOMKill: o.SingleProcessOOMKill, LimitedSwap: o.LimitedSwap,
 		ClusterDNS: o.ClusterDNS, ClusterDomain: o.ClusterDomain, NoHostDNS: o.ResolvConf == "",
 		Node: runtime.Node{
-			Name: o.NodeName, IPs: n.ips, Allocatable: n.allocatable, Memory: n.memory, ResolvConf: o.ResolvConf,
+			Name: o.NodeName, IPs: n.ips, Allocatable: n.allocatable, Memory: n.memory, Swap: n.swap, ResolvConf: o.ResolvConf,
 			CgroupV2: n.cgroups.V2(), SwapAccounting: n.cgroups.SwapAccounting(), AppArmor: n.appArmor(),
 		},
 	}
