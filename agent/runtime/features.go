@@ -26,7 +26,7 @@ type Userns interface {
 // features are what the runtime says that pods may ask for.
 type features struct {
 	handlers []*cri.RuntimeHandler
-	strict   bool // supplementalGroupsPolicy
+	strict   bool              // supplementalGroupsPolicy
 	whyNot   map[string]string // by handler: why it has no user namespaces
 }
 

@@ -111,12 +111,16 @@ func TestAttemptsFromLogs(t *testing.T) {
 		}
 	}
 	b := newBench(t)
-	for _, file := range []string{"main/0.log", "main/4.log.20260102-150405.gz", "side/1.log", "main/junk"} {
+	for _, file := range []string{"main/0.log", "main/4.log.20260102-150405.gz", "side/1.log", "main/junk", "main/7.log"} {
 		path := filepath.Join(b.cfg.LogDir, "default_web_u1", file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
+		var content []byte
+		if file != "main/7.log" { // made, never started
+			content = []byte("x")
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -139,7 +139,8 @@ func logMessage(text []byte) string {
 }
 
 // logged counts the instances that the pod has logs of, by container. What
-// cannot be read has none: the count only keeps old logs from being written over.
+// cannot be read has none: the count only keeps old logs from being written over
+// when everything else is lost. (kubelet: calcRestartCountByLogDir)
 func (r *Runtime) logged(p *v1.Pod) map[pod.ContainerName]uint32 {
 	name := logDirName(p)
 	if !filepath.IsLocal(name) || strings.Contains(name, "/") {
@@ -154,6 +155,9 @@ func (r *Runtime) logged(p *v1.Pod) map[pod.ContainerName]uint32 {
 			n, ok := logNumber(f.Name())
 			if !ok {
 				continue
+			}
+			if st, err := f.Info(); err != nil || st.Size() == 0 {
+				continue // of one that was made and never started: its number is used again
 			}
 			if all == nil {
 				all = map[pod.ContainerName]uint32{}
