@@ -76,9 +76,6 @@ type Container struct {
 	ImageID    string
 	LogPath    string
 	User       *User
-	// RecursiveReadOnly are the paths of mounts that are read-only with all that
-	// is mounted below them.
-	RecursiveReadOnly []string
 	// Resources are those it was created with, from the annotation written then;
 	// nil if there is none.
 	Resources *v1.ResourceRequirements

@@ -145,11 +145,6 @@ func (r *Runtime) containerFrom(uid pod.UID, sandbox string, s *cri.ContainerSta
 	} else if n, ok := logNumber(filepath.Base(s.GetLogPath())); ok { // its annotations are lost
 		c.Attempt = max(c.Attempt, n)
 	}
-	for _, m := range s.GetMounts() {
-		if m.RecursiveReadOnly {
-			c.RecursiveReadOnly = append(c.RecursiveReadOnly, m.ContainerPath)
-		}
-	}
 	resourcesFrom(&c, s)
 	if c.State == pod.Exited {
 		c.Message = r.message(uid, s)
