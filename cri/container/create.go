@@ -28,6 +28,8 @@ type CreateRequest struct {
 	// Sandbox is what the sandbox offers. Its namespace paths must stay valid
 	// until Create returns.
 	Sandbox ocispec.Sandbox
+	// Handler is the sandbox's runtime handler.
+	Handler string
 	Image   Image
 	// ImageConfig is the image's own configuration.
 	ImageConfig imagespec.ImageConfig
@@ -80,7 +82,7 @@ func (s *Store) begin(id string, req CreateRequest) (*container, error) {
 		return nil, fmt.Errorf("encoding the pod's metadata: %w", err)
 	}
 	c, err := newContainer(id, Record{
-		SandboxID: req.Sandbox.ID, Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
+		SandboxID: req.Sandbox.ID, Handler: req.Handler, ImageVolumes: len(imagesOf(req.Config)), Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
 		CgroupsPath: ocispec.CgroupsPath(s.cfg.Host.SystemdCgroup, req.Sandbox.CgroupParent, id),
 	})
 	if err != nil {
@@ -105,12 +107,18 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 			return fmt.Errorf("making the directories of container %s: %w", c.id, err)
 		}
 	}
+	users := req.Sandbox.Users
+	if users.NS != "" {
+		if err := s.openTo(c.id, users); err != nil {
+			return err
+		}
+	}
 	failpoint.Hit("cri/container/mount-rootfs")
-	if err := s.cfg.Rootfs.MountRootfs(ctx, c.id, req.Image.ID, rootfs); err != nil {
+	if err := s.cfg.Rootfs.MountRootfs(ctx, RootfsMount{ID: c.id, Image: req.Image.ID, Target: rootfs, Users: users}); err != nil {
 		return fmt.Errorf("mounting the root filesystem of container %s: %w", c.id, err)
 	}
 	failpoint.Hit("cri/container/mount-rootfs-done")
-	user, profile, err := s.writeSpec(c, req)
+	user, profile, err := s.writeSpec(ctx, c, req)
 	if err != nil {
 		return err
 	}
@@ -118,26 +126,30 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 	if err != nil {
 		return err
 	}
+	rt := s.runtime(Record{Handler: req.Handler})
 	mc := monitor.Container{
-		ID: c.id, Name: req.Config.GetMetadata().GetName(), Bundle: bundle, PersistDir: bundle, LogPath: logPath,
+		Runtime: rt, ID: c.id, Name: req.Config.GetMetadata().GetName(), Bundle: bundle, PersistDir: bundle, LogPath: logPath,
 		Terminal: req.Config.GetTty(), Stdin: req.Config.GetStdin(), StdinOnce: req.Config.GetStdinOnce(),
 		Recorded: func(conmon monitor.Identity) error {
 			_, err := s.update(c, func(r *Record) bool {
-				r.Monitor, r.User, r.LogPath = conmon, user, logPath
+				r.Monitor, r.User, r.LogPath, r.HostUser = conmon, user, logPath, hostUser(user, users)
 				return true
 			})
 			return err
 		},
 	}
 	initID, err := s.cfg.Monitor.Create(ctx, mc)
-	var rt *ociruntime.Error
+	var fault *ociruntime.Error
 	failure := ""
 	if err == nil {
-		s.filters.keep(profile, s.cfg.Runtime, c.id)
+		s.filters.keep(profile, rt, c.id)
+	}
+	if err == nil && users.NS != "" {
+		err = giveStreams(initID, *hostUser(user, users))
 	}
 	switch {
-	case errors.As(err, &rt) && rt.OfContainer():
-		failure = rt.Message
+	case errors.As(err, &fault) && fault.OfContainer():
+		failure = fault.Message
 	case err != nil:
 		return err
 	}
@@ -150,8 +162,8 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 
 // writeSpec gathers the facts, builds the OCI specification and leaves it in
 // the bundle where the monitor takes it.
-func (s *Store) writeSpec(c *container, req CreateRequest) (ocispec.User, profileKey, error) {
-	in, err := s.gather(c, req)
+func (s *Store) writeSpec(ctx context.Context, c *container, req CreateRequest) (ocispec.User, profileKey, error) {
+	in, err := s.gather(ctx, c, req)
 	if err != nil {
 		return in.User, profileKey{}, err
 	}

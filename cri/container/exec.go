@@ -81,7 +81,10 @@ const execPattern = "exec-*"
 // session is one process beside a container's own.
 type session struct {
 	cmd *exec.Cmd
+	rt  *ociruntime.Runtime
 	dir string // of its files, in the bundle
+	// user owns its streams; nil: they are not given away.
+	user *HostUser
 	// size is what the terminal begins with; nil if not known.
 	size *specs.Box
 }
@@ -163,12 +166,13 @@ func (s *Store) prepare(c *container, args []string, tty bool, size *specs.Box) 
 	if err != nil {
 		return nil, fmt.Errorf("making a directory for an exec: %w", err)
 	}
-	e := &session{dir: dir, size: size}
+	rec, _ := c.snapshot()
+	e := &session{dir: dir, size: size, rt: s.runtime(rec), user: rec.HostUser}
 	failpoint.Hit("cri/container/exec-write")
 	if err := os.WriteFile(filepath.Join(dir, "process.json"), raw, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing the process of an exec: %w", err), os.RemoveAll(dir))
 	}
-	e.cmd = s.cfg.Runtime.ExecCommand(c.id, filepath.Join(dir, "process.json"), e.pidFile(), e.logFile(), tty)
+	e.cmd = e.rt.ExecCommand(c.id, filepath.Join(dir, "process.json"), e.pidFile(), e.logFile(), tty)
 	return e, nil
 }
 
@@ -194,9 +198,16 @@ func (s *Store) runPlain(e *session, st Streams, ended chan<- error) (release fu
 		}
 		defer theirs.Close()
 		e.cmd.Stdin, ours = theirs, w
+		if e.user != nil {
+			if err := givePipe(theirs, *e.user); err != nil {
+				w.Close()
+				return nil, err
+			}
+		}
 		release = func() { w.Close() }
 	}
-	if err := s.cfg.Runtime.StartExec(e.cmd); err != nil {
+	wait, err := e.startPlain(st)
+	if err != nil {
 		release()
 		return nil, err
 	}
@@ -207,8 +218,41 @@ func (s *Store) runPlain(e *session, st Streams, ended chan<- error) (release fu
 			ours.Close()
 		}()
 	}
-	go func() { ended <- e.cmd.Wait() }()
+	go func() { ended <- wait() }()
 	return release, nil
+}
+
+// startPlain starts the process, with its output on pipes of its own user where
+// it lives in a user namespace, and returns what waits for its end.
+func (e *session) startPlain(st Streams) (wait func() error, err error) {
+	if e.user == nil {
+		return e.cmd.Wait, e.rt.StartExec(e.cmd)
+	}
+	var out outputs
+	var theirs []*os.File
+	for _, dst := range []io.Writer{st.Stdout, st.Stderr} {
+		w, perr := out.pipe(*e.user, dst)
+		if err = perr; err != nil {
+			break
+		}
+		theirs = append(theirs, w)
+	}
+	if err == nil {
+		e.cmd.Stdout, e.cmd.Stderr = theirs[0], theirs[1]
+		err = e.rt.StartExec(e.cmd)
+	}
+	for _, f := range theirs {
+		f.Close()
+	}
+	if err != nil {
+		out.drain(func(f *os.File) { f.SetReadDeadline(deadline(0)) })
+		return nil, err
+	}
+	return func() error {
+		err := e.cmd.Wait()
+		out.drain(func(f *os.File) { f.SetReadDeadline(deadline(e.cmd.WaitDelay)) })
+		return err
+	}, nil
 }
 
 // result tells the process's exit code from a failure to run it.
@@ -222,7 +266,7 @@ func (s *Store) result(e *session, err error) (int32, error) {
 	}
 	// The runtime's own failures are in its log; the process's stderr is not.
 	if said, _ := os.ReadFile(e.logFile()); ociruntime.Clean(string(said)) != "" {
-		return 0, ociruntime.Classify(s.cfg.Runtime.Binary().Name, "exec", string(said))
+		return 0, ociruntime.Classify(e.rt.Binary().Name, "exec", string(said))
 	}
 	if code := exit.ExitCode(); code >= 0 {
 		return int32(code), nil

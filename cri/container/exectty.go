@@ -63,7 +63,7 @@ func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release
 	if e.size != nil {
 		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(e.size.Height), Col: uint16(e.size.Width)})
 	}
-	if err := s.cfg.Runtime.StartExec(e.cmd); err != nil {
+	if err := e.rt.StartExec(e.cmd); err != nil {
 		master.Close()
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,17 +22,26 @@ import (
 )
 
 // gather collects the facts that ocispec.Build needs.
-func (s *Store) gather(c *container, req CreateRequest) (ocispec.Input, error) {
+func (s *Store) gather(ctx context.Context, c *container, req CreateRequest) (ocispec.Input, error) {
 	in := ocispec.Input{
 		ID: c.id, Rootfs: s.rootfs(c.id), Sandbox: req.Sandbox, Image: req.ImageConfig, Host: s.cfg.Host, Rlimits: s.cfg.Rlimits,
 		Config: proto.CloneOf(req.Config),
 	}
+	binary := s.runtime(Record{Handler: req.Handler}).Binary()
+	in.Sandbox.Users.Untold = binary.Name == "crun" // see giveStreams
+	in.Host.RecursiveReadOnly = in.Host.RecursiveReadOnly && binary.RecursiveReadOnly()
 	sec := in.Config.GetLinux().GetSecurityContext()
-	var err error
+	err := checkUsers(in.Config, req.Sandbox.Users)
+	if err != nil {
+		return in, err
+	}
 	if in.User, err = s.user(in.Rootfs, sec, req.ImageConfig.User); err != nil {
 		return in, err
 	}
 	for _, m := range in.Config.GetMounts() {
+		if m.GetImage().GetImage() != "" {
+			continue
+		}
 		if err := resolveMount(m); err != nil {
 			return in, err
 		}
@@ -50,9 +60,32 @@ func (s *Store) gather(c *container, req CreateRequest) (ocispec.Input, error) {
 		}
 	}
 	if s.cfg.Host.SELinux {
-		in.ProcessLabel, in.MountLabel, err = seLabels(in.Config)
+		if in.ProcessLabel, in.MountLabel, err = seLabels(in.Config); err != nil {
+			return in, err
+		}
 	}
-	return in, err
+	return in, s.stageAll(ctx, c, &in)
+}
+
+// checkUsers makes sure that the container means the user namespace that its
+// sandbox has.
+func checkUsers(cfg *runtimeapi.ContainerConfig, have ocispec.Users) error {
+	fits := func(maps []*runtimeapi.IDMapping, r ocispec.IDRange) bool {
+		return len(maps) == 1 && maps[0].GetContainerId() == 0 && maps[0].GetHostId() == r.Host && maps[0].GetLength() == r.Length
+	}
+	want := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+	if want.GetMode() == runtimeapi.NamespaceMode_POD && want != nil && (have.NS == "" || !fits(want.GetUids(), have.UIDs) || !fits(want.GetGids(), have.GIDs)) {
+		return fmt.Errorf("the container asks for another user namespace than its sandbox has: %w", errdefs.ErrInvalidArgument)
+	}
+	for _, m := range cfg.GetMounts() {
+		if len(m.GetUidMappings())+len(m.GetGidMappings()) == 0 {
+			continue
+		}
+		if have.NS == "" || !fits(m.GetUidMappings(), have.UIDs) || !fits(m.GetGidMappings(), have.GIDs) {
+			return fmt.Errorf("mount at %s: its mapping of IDs is not that of the pod's user namespace: %w", m.GetContainerPath(), errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 // user resolves who the container runs as, from the files of its image.
@@ -187,7 +220,7 @@ func device(path, dst, perms string) (ocispec.Device, bool) {
 		return ocispec.Device{}, false
 	}
 	d := ocispec.Device{
-		Path: dst, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), Mode: st.Mode & 0o777,
+		Path: dst, HostPath: path, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), Mode: st.Mode & 0o777,
 		UID: st.Uid, GID: st.Gid, Permissions: perms,
 	}
 	switch st.Mode & unix.S_IFMT {

@@ -22,6 +22,12 @@ import (
 // Facts only come to be; none is ever taken back.
 type Record struct {
 	SandboxID string `json:"sandboxID"`
+	// Handler is the runtime handler of its sandbox; empty for the default.
+	Handler string `json:"handler,omitempty"`
+	// HostUser is who its user is on the host, if it lives in a user namespace.
+	HostUser *HostUser `json:"hostUser,omitempty"`
+	// ImageVolumes is how many image volumes may be mounted for it.
+	ImageVolumes int `json:"imageVolumes,omitempty"`
 	// Config is the runtimeapi.ContainerConfig, in protobuf's wire form.
 	Config []byte `json:"config"`
 	// Pod is the runtimeapi.PodSandboxMetadata, likewise.

@@ -101,7 +101,7 @@ func TestHalfMadeIsRemoved(t *testing.T) {
 		"rootfs mounted": func(id string) {
 			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
 			must(t, os.Mkdir(n.store.rootfs(id), 0o700))
-			must(t, n.rootfs.MountRootfs(t.Context(), id, "", n.store.rootfs(id)))
+			must(t, n.rootfs.MountRootfs(t.Context(), RootfsMount{ID: id, Target: n.store.rootfs(id)}))
 		},
 		"monitor started": func(id string) {
 			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))

@@ -107,7 +107,7 @@ func (s *Store) learnStart(ctx context.Context, c *container, rec Record) {
 	if rec.Started || rec.StartAt.IsZero() {
 		return
 	}
-	st, err := s.cfg.Runtime.State(ctx, c.id)
+	st, err := s.runtime(rec).State(ctx, c.id)
 	if err != nil || st.Status == "created" || st.Status == "creating" {
 		return // Start will be called again
 	}

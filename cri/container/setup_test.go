@@ -19,6 +19,7 @@ import (
 	"github.com/berthd/berth/cri/ociruntime"
 	"github.com/berthd/berth/cri/ocispec"
 	"github.com/berthd/berth/cri/record"
+	"github.com/containerd/errdefs"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,8 +28,31 @@ import (
 // dirRootfs binds one directory, so that each test has a mount to lose.
 type dirRootfs struct{ dir string }
 
-func (r dirRootfs) MountRootfs(_ context.Context, _, _, target string) error {
-	return unix.Mount(r.dir, target, "", unix.MS_BIND, "")
+func (r dirRootfs) MountRootfs(_ context.Context, m RootfsMount) error {
+	if m.Volume && m.Image != "volume:test" {
+		return fmt.Errorf("image %s: %w", m.Image, errdefs.ErrNotFound)
+	}
+	tree, err := mountns.CloneTree(r.dir, false)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if m.Users.NS != "" {
+		ns, err := os.Open(m.Users.NS)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := tree.MapIDs(ns); err != nil {
+			return err
+		}
+	}
+	if m.Volume {
+		if err := tree.Restrict(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOEXEC, true); err != nil {
+			return err
+		}
+	}
+	return tree.Attach(m.Target)
 }
 
 func (r dirRootfs) UnmountRootfs(_ context.Context, _, target string) error {

@@ -38,7 +38,7 @@ func (s *Store) Start(ctx context.Context, id string) error {
 	}); err != nil {
 		return err
 	}
-	if err := s.cfg.Runtime.Start(ctx, c.id); err != nil && !s.startedAfterAll(ctx, c, err) {
+	if err := s.runtime(rec).Start(ctx, c.id); err != nil && !s.startedAfterAll(ctx, c, err) {
 		return s.startFailed(c, err)
 	}
 	// It may have exited already: then Exit is on record, or soon will be.
@@ -60,7 +60,8 @@ func (s *Store) startedAfterAll(ctx context.Context, c *container, err error) bo
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // the caller's is over
 	defer cancel()
-	st, err := s.cfg.Runtime.State(ctx, c.id)
+	rec, _ := c.snapshot()
+	st, err := s.runtime(rec).State(ctx, c.id)
 	return err == nil && st.Status == "running"
 }
 

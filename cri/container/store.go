@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -19,13 +20,28 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Rootfs mounts root filesystems.
+// Rootfs mounts root filesystems and image volumes.
 type Rootfs interface {
-	// MountRootfs mounts a writable root filesystem of imageID for containerID
-	// at target, an existing directory. Idempotent.
-	MountRootfs(ctx context.Context, containerID, imageID, target string) error
+	// MountRootfs mounts what m describes at m.Target, an existing directory, and
+	// keeps the image's layers until it is unmounted. Idempotent. An image that is
+	// not stored is an errdefs.ErrNotFound.
+	MountRootfs(ctx context.Context, m RootfsMount) error
 	// UnmountRootfs unmounts it and drops what was written. Succeeds if there is nothing.
-	UnmountRootfs(ctx context.Context, containerID, target string) error
+	UnmountRootfs(ctx context.Context, id, target string) error
+}
+
+// RootfsMount is one mount of an image.
+type RootfsMount struct {
+	// ID names it: a container's ID, or that and a suffix of its own.
+	ID string
+	// Image is an image's ID, or for a volume any name of one.
+	Image  string
+	Target string
+	// Volume mounts the layers alone, read-only and without programs; otherwise
+	// there is a writable part on top.
+	Volume bool
+	// Users is whose root owns the files.
+	Users ocispec.Users
 }
 
 // EventKind is what happened to a container.
@@ -52,10 +68,12 @@ type Config struct {
 	// Dir is STATE/containers; BootID is record.BootID's.
 	Dir, BootID string
 	Rootfs      Rootfs
-	Runtime     *ociruntime.Runtime
-	Monitor     *monitor.Monitor
-	Host        ocispec.Host
-	Rlimits     []specs.POSIXRlimit
+	// Runtime is that of the handler ""; Runtimes are those of handlers with a name.
+	Runtime  *ociruntime.Runtime
+	Runtimes map[string]*ociruntime.Runtime
+	Monitor  *monitor.Monitor
+	Host     ocispec.Host
+	Rlimits  []specs.POSIXRlimit
 	// OnEvent is called after each change, on the goroutine that made it; it
 	// must return at once. May be nil.
 	OnEvent func(Event)
@@ -82,10 +100,24 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Root users of user namespaces pass through; what is theirs inside is theirs alone.
+	if err := os.Chmod(cfg.Dir, 0o711); err != nil {
+		return nil, fmt.Errorf("opening the directory of containers: %w", err)
+	}
 	if cfg.OnEvent == nil {
 		cfg.OnEvent = func(Event) {}
 	}
 	return &Store{cfg: cfg, records: records, containers: map[string]*container{}}, nil
+}
+
+// runtime is the one that rec's container was made with. A handler that is not
+// configured any more leaves the default one, which for all that is done to a
+// container that exists is as good as not.
+func (s *Store) runtime(rec Record) *ociruntime.Runtime {
+	if rt := s.cfg.Runtimes[rec.Handler]; rt != nil {
+		return rt
+	}
+	return s.cfg.Runtime
 }
 
 func (s *Store) bundle(id string) string { return filepath.Join(s.records.Path(id), "bundle") }

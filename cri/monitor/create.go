@@ -30,6 +30,8 @@ type Container struct {
 	// Stdin keeps a pipe to the container's standard input; StdinOnce closes
 	// it when the first client has left.
 	Stdin, StdinOnce bool
+	// Runtime creates it; nil for Config's.
+	Runtime *ociruntime.Runtime
 	// Recorded is called with conmon's identity before conmon can do anything.
 	// It must put it on record; its error ends the creation.
 	Recorded func(conmon Identity) error
@@ -97,8 +99,15 @@ func (p pipes) close() {
 	}
 }
 
+func (m *Monitor) runtime(c Container) *ociruntime.Runtime {
+	if c.Runtime != nil {
+		return c.Runtime
+	}
+	return m.cfg.Runtime
+}
+
 func (m *Monitor) args(c Container) []string {
-	rt := m.cfg.Runtime
+	rt := m.runtime(c)
 	args := []string{
 		"--sync", // one fork: conmon is our child, and ours to name
 		"-c", c.ID, "-u", c.ID, "-n", c.Name, "-r", rt.Binary().Executable(), "-b", c.Bundle,
@@ -200,7 +209,7 @@ func (m *Monitor) handshake(c Container, conmon Identity, p pipes) (int, error) 
 	case err != nil:
 		return 0, m.failed(c, p, err)
 	case answer.PID <= 0:
-		return 0, ociruntime.Classify(m.cfg.Runtime.Binary().Name, "create", answer.Message)
+		return 0, ociruntime.Classify(m.runtime(c).Binary().Name, "create", answer.Message)
 	}
 	return answer.PID, nil
 }

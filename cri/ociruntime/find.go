@@ -70,6 +70,50 @@ func Find(ctx context.Context, path string) (Binary, error) {
 		strings.Join(rejected, "; "))
 }
 
+// FindHandler returns the runtime at path for a runtime handler of that name. Any
+// program that takes crun's and runc's command line will do; of one that is
+// neither, nothing is known but what every OCI runtime can.
+func FindHandler(ctx context.Context, name, path string) (Binary, error) {
+	b, err := inspect(ctx, path)
+	if errors.Is(err, errUnknown) {
+		if path, err = exec.LookPath(path); err == nil {
+			path, err = filepath.Abs(path)
+		}
+		b = Binary{Name: filepath.Base(path), Path: path, Version: "unknown"}
+	}
+	if err != nil {
+		return Binary{}, fmt.Errorf("the OCI runtime of runtime handler %q cannot be used: %w", name, err)
+	}
+	b.Why = "runtime handler " + name + " is configured"
+	return b, nil
+}
+
+// userns are the oldest versions that containers in user namespaces have been
+// seen to run with. Neither has to know idmapped mounts: those are made for it.
+var userns = map[string][2]int{"crun": {1, 8}, "runc": {1, 1}}
+
+// UserNamespaces tells why b cannot run containers in user namespaces; nil if it can.
+func (b Binary) UserNamespaces() error {
+	least, known := userns[b.Name]
+	if !known {
+		return fmt.Errorf("the OCI runtime %s is neither crun nor runc, and is not known to run containers in user namespaces", b.Name)
+	}
+	if !b.atLeast(least) {
+		return fmt.Errorf("%s %s is too old to run containers in user namespaces: %d.%d or newer is needed", b.Name, b.Version, least[0], least[1])
+	}
+	return nil
+}
+
+// RecursiveReadOnly tells whether b can make a mount read-only with all below it.
+func (b Binary) RecursiveReadOnly() bool { return b.atLeast(oldest[b.Name]) }
+
+// atLeast is false for a version that is not understood, and for runtimes of
+// which none is known.
+func (b Binary) atLeast(least [2]int) bool {
+	x, y, ok := numbers(b.Version)
+	return ok && least != [2]int{} && (x > least[0] || x == least[0] && y >= least[1])
+}
+
 func inspect(ctx context.Context, path string) (Binary, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -126,17 +170,24 @@ func parseVersion(out string) (Binary, error) {
 	}
 	least, known := oldest[b.Name]
 	if !known {
-		return Binary{}, errors.New("is neither crun nor runc")
+		return Binary{}, errUnknown
 	}
-	major, rest, _ := strings.Cut(b.Version, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	x, err1 := strconv.Atoi(major)
-	y, err2 := strconv.Atoi(strings.TrimRightFunc(minor, func(r rune) bool { return r < '0' || r > '9' }))
-	if err1 != nil || err2 != nil {
+	if _, _, ok := numbers(b.Version); !ok {
 		return Binary{}, fmt.Errorf("version %q is not understood", b.Version)
 	}
-	if x < least[0] || x == least[0] && y < least[1] {
+	if !b.atLeast(least) {
 		return Binary{}, fmt.Errorf("%s %s is too old: %d.%d or newer is needed", b.Name, b.Version, least[0], least[1])
 	}
 	return b, nil
+}
+
+var errUnknown = errors.New("is neither crun nor runc")
+
+// numbers reads the first two of "1.1.5+ds1", "1.2-rc.1".
+func numbers(version string) (major, minor int, ok bool) {
+	first, rest, _ := strings.Cut(version, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	x, err1 := strconv.Atoi(first)
+	y, err2 := strconv.Atoi(strings.TrimRightFunc(second, func(r rune) bool { return r < '0' || r > '9' }))
+	return x, y, err1 == nil && err2 == nil
 }

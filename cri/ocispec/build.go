@@ -183,8 +183,12 @@ func setNamespaces(spec *specs.Spec, in Input, _ *notes) error {
 		add(t, path)
 		return nil
 	}
-	if in.Sandbox.UserNS != "" {
-		add(specs.UserNamespace, in.Sandbox.UserNS)
+	if u := in.Sandbox.Users; u.NS != "" {
+		add(specs.UserNamespace, u.NS)
+		if !u.Untold {
+			spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: u.UIDs.Host, Size: u.UIDs.Length}}
+			spec.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: u.GIDs.Host, Size: u.GIDs.Length}}
+		}
 	}
 	add(specs.MountNamespace, "")
 	if err := join(opts.GetNetwork(), specs.NetworkNamespace, in.Sandbox.NetworkNS); err != nil {
@@ -216,7 +220,8 @@ func setNamespaces(spec *specs.Spec, in Input, _ *notes) error {
 	default:
 		return invalid("unknown pid namespace mode %s", opts.GetPid())
 	}
-	if in.Host.CgroupV2 && !privileged(in) {
+	// Only an owner of the cgroup namespace may mount the tree.
+	if in.Host.CgroupV2 && (!privileged(in) || in.Sandbox.Users.NS != "") {
 		add(specs.CgroupNamespace, "")
 	}
 	return nil

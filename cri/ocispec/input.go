@@ -45,6 +45,9 @@ type Input struct {
 	// TargetPIDNamespace is the path of the PID namespace of the container
 	// that NamespaceMode TARGET names.
 	TargetPIDNamespace string
+	// Keep lists options, by source, that a bind mount has to keep: those of an
+	// image volume, and those that the root of a user namespace may not lift.
+	Keep map[string][]string
 	// LocalSeccomp is the parsed profile when a Localhost one is asked for.
 	LocalSeccomp *specs.LinuxSeccomp
 	// ProcessLabel and MountLabel are SELinux labels; empty without SELinux.
@@ -65,16 +68,31 @@ type Sandbox struct {
 	Hostname     string
 	CgroupParent string // cgroupfs: absolute path; systemd: a slice, with or without its path
 
-	NetworkNS, IPCNS, UTSNS, PIDNS, UserNS string
+	NetworkNS, IPCNS, UTSNS, PIDNS string
+	// Users is its own user namespace.
+	Users Users
 
 	// Files that are mounted into each container unless the container brings
 	// its own; empty ones are left out.
 	ShmPath, HostsPath, HostnamePath, ResolvConfPath string
 }
 
+// Users is a user namespace with its mapping; zero is the host's.
+type Users struct {
+	NS         string // its path
+	UIDs, GIDs IDRange
+	// Untold keeps the mapping out of the specification: the runtime finds it in
+	// the namespace.
+	Untold bool
+}
+
+// IDRange maps the IDs 0 to Length-1 of a user namespace to the host's from Host on.
+type IDRange struct{ Host, Length uint32 }
+
 // Device is a device node of the host.
 type Device struct {
 	Path         string // in the container
+	HostPath     string
 	Type         string // "c" or "b"
 	Major, Minor int64
 	Mode         uint32 // permission bits

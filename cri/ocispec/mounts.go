@@ -44,7 +44,7 @@ func kernelMounts(in Input) []specs.Mount {
 		access = "rw"
 	}
 	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}}
-	if in.Sandbox.UserNS != "" && in.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE {
+	if in.Sandbox.Users.NS != "" && in.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE {
 		// sysfs may be mounted only by an owner of the network namespace.
 		sys = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
 	}
@@ -85,7 +85,7 @@ func sandboxMounts(in Input) []specs.Mount {
 		if f.dst == "/dev/shm" {
 			opts = append(opts, "nosuid", "noexec", "nodev")
 		}
-		out = append(out, specs.Mount{Destination: f.dst, Type: "bind", Source: f.src, Options: opts})
+		out = append(out, specs.Mount{Destination: f.dst, Type: "bind", Source: f.src, Options: append(opts, in.Keep[f.src]...)})
 	}
 	return out
 }
@@ -102,7 +102,7 @@ func ownMounts(spec *specs.Spec, in Input) ([]specs.Mount, error) {
 		case dst == "/":
 			return nil, invalid("a mount at / would hide the whole image")
 		case m.GetImage().GetImage() != "":
-			return nil, unsupported("image volume at %s", dst)
+			return nil, invalid("the image volume at %s has not been mounted", dst)
 		case !path.IsAbs(m.GetHostPath()):
 			return nil, invalid("mount at %s: host path %q is not absolute", dst, m.GetHostPath())
 		}
@@ -115,8 +115,8 @@ func ownMounts(spec *specs.Spec, in Input) ([]specs.Mount, error) {
 		if err != nil {
 			return nil, err
 		}
-		mount := specs.Mount{Destination: dst, Type: "bind", Source: m.GetHostPath(), Options: append(opts, prop, access)}
-		out = append(out, mount)
+		opts = append(append(opts, prop, access), in.Keep[m.GetHostPath()]...)
+		out = append(out, specs.Mount{Destination: dst, Type: "bind", Source: m.GetHostPath(), Options: opts})
 	}
 	return out, nil
 }
@@ -167,10 +167,11 @@ func setDevices(spec *specs.Spec, in Input, _ *notes) error {
 		if strings.Trim(d.Permissions, "rwm") != "" {
 			return invalid("device %s: permissions %q are not a subset of rwm", d.Path, d.Permissions)
 		}
-		mode := fileMode(d.Mode)
-		spec.Linux.Devices = append(spec.Linux.Devices, specs.LinuxDevice{
-			Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: &d.UID, GID: &d.GID,
-		})
+		if in.Sandbox.Users.NS != "" {
+			bindDevice(spec, d)
+		} else {
+			makeDevice(spec, d)
+		}
 		if !privileged(in) {
 			rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Permissions})
 		}
@@ -178,3 +179,22 @@ func setDevices(spec *specs.Spec, in Input, _ *notes) error {
 	resources(spec).Devices = rules
 	return nil
 }
+
+func makeDevice(spec *specs.Spec, d Device) {
+	mode := fileMode(d.Mode)
+	spec.Linux.Devices = append(spec.Linux.Devices, specs.LinuxDevice{
+		Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: &d.UID, GID: &d.GID,
+	})
+}
+
+// bindDevice brings the host's node into a user namespace, where none can be
+// made. Runtimes bind by themselves, but by the path inside, which on the host
+// may be another device. What each container has they provide.
+func bindDevice(spec *specs.Spec, d Device) {
+	if d.HostPath == d.Path && slices.Contains(providedDevices, d.Path) {
+		return
+	}
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: d.Path, Type: "bind", Source: d.HostPath, Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
+}
+
+var providedDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/random", "/dev/urandom"}

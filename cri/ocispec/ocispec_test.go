@@ -99,7 +99,7 @@ func TestGolden(t *testing.T) {
 			sec(in).Seccomp = &runtimeapi.SecurityProfile{}
 		},
 		"user-namespace": func(in *Input) {
-			in.Sandbox.UserNS = "/proc/7/fd/9"
+			in.Sandbox.Users = Users{NS: "/proc/7/fd/9", UIDs: IDRange{65536, 65536}, GIDs: IDRange{65536, 65536}}
 			in.Sandbox.PIDNS = "/proc/7/fd/13"
 			sec(in).NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
 		},

@@ -28,7 +28,7 @@ func setProtections(spec *specs.Spec, in Input, _ *notes) error {
 	// On the wire "nothing masked" and "nothing said" look alike. Kubernetes
 	// allows an unmasked /proc only in a user namespace, so elsewhere it is
 	// nothing said.
-	if len(spec.Linux.MaskedPaths) == 0 && len(spec.Linux.ReadonlyPaths) == 0 && in.Sandbox.UserNS == "" {
+	if len(spec.Linux.MaskedPaths) == 0 && len(spec.Linux.ReadonlyPaths) == 0 && in.Sandbox.Users.NS == "" {
 		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = defaultMasked, defaultReadonly
 	}
 	profile, err := apparmor(sec, in.Host)

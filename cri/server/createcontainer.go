@@ -51,11 +51,13 @@ func (s *Server) create(ctx context.Context, box sandbox.ID, config *runtimeapi.
 	defer ns.Close()
 	m := f.Config.GetMetadata()
 	return s.cfg.Containers.Create(ctx, container.CreateRequest{
-		Config: config, Pod: f.Config, ImageConfig: img.Config, Image: container.Image{ID: string(img.ID), Ref: imageRef(img)},
+		Handler: f.Handler,
+		Config:  config, Pod: f.Config, ImageConfig: img.Config, Image: container.Image{ID: string(img.ID), Ref: imageRef(img)},
 		Sandbox: ocispec.Sandbox{
 			ID: string(box), Name: m.GetName(), Namespace: m.GetNamespace(), UID: m.GetUid(),
 			Hostname: f.Hostname, CgroupParent: f.CgroupParent,
 			NetworkNS: ns.Path(mountns.Net), IPCNS: ns.Path(mountns.IPC), UTSNS: ns.Path(mountns.UTS), PIDNS: ns.Path(mountns.PID),
+			Users:   ocispec.Users{NS: ns.Path(mountns.User), UIDs: ocispec.IDRange(f.Users.UIDs), GIDs: ocispec.IDRange(f.Users.GIDs)},
 			ShmPath: f.Shm, HostsPath: f.Hosts, HostnamePath: f.Files.Hostname, ResolvConfPath: f.ResolvConf,
 		},
 	})

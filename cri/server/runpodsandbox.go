@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -14,8 +13,13 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxR
 	if r.GetConfig() == nil {
 		return nil, fmt.Errorf("no sandbox configuration was given: %w", errdefs.ErrInvalidArgument)
 	}
-	if h := r.GetRuntimeHandler(); h != "" && !slices.Contains(s.cfg.Runtimes, h) {
-		return nil, fmt.Errorf("runtime handler %q is not configured on this node; there are %q: %w", h, s.cfg.Runtimes, errdefs.ErrInvalidArgument)
+	h, ok := s.cfg.Handlers[r.GetRuntimeHandler()]
+	if !ok {
+		return nil, fmt.Errorf("runtime handler %q is not configured on this node; there are %q: %w", r.GetRuntimeHandler(), s.handlers(), errdefs.ErrInvalidArgument)
+	}
+	users := r.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
+	if users != nil && users.GetMode() == runtimeapi.NamespaceMode_POD && h.NoUserNamespaces != nil {
+		return nil, fmt.Errorf("the pod cannot have a user namespace of its own (hostUsers: false) here: %w: %w", h.NoUserNamespaces, errdefs.ErrFailedPrecondition)
 	}
 	id, err := s.cfg.Sandboxes.Run(ctx, r.GetConfig(), r.GetRuntimeHandler())
 	if err != nil {

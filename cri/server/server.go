@@ -42,17 +42,24 @@ type Config struct {
 	Stats     Stats
 	// Version is the program's own.
 	Version string
-	// Runtimes are the names that a pod's runtime handler may have besides "".
-	Runtimes []string
+	// Handlers are the runtime handlers that a pod may name; "" is the default one.
+	Handlers map[string]Handler
 	// Ready says why no container can be run now; nil, also as a function: it can.
-	Ready func(context.Context) error
-	// RecursiveReadOnly says that mounts can be read-only with all below them.
-	RecursiveReadOnly bool
-	SystemdCgroup     bool
+	Ready         func(context.Context) error
+	SystemdCgroup bool
 	// Leaks list what no record accounts for; all of them make an audit, besides
 	// the pinned namespaces, which the server asks for itself.
 	Leaks []func(context.Context) ([]*api.Leak, error)
 	Log   *slog.Logger
+}
+
+// Handler is what a runtime handler can do.
+type Handler struct {
+	// RecursiveReadOnly says that mounts can be read-only with all below them.
+	RecursiveReadOnly bool
+	// NoUserNamespaces says, in a sentence, why pods cannot have user namespaces of
+	// their own: what is too old, and what is needed. nil: they can.
+	NoUserNamespaces error
 }
 
 // Server implements runtimeapi.RuntimeServiceServer and ImageServiceServer.

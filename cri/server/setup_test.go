@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -77,8 +78,17 @@ type node struct {
 
 type rootfs struct{ *image.Store }
 
-func (r rootfs) MountRootfs(ctx context.Context, id, img, target string) error {
-	return r.Store.MountRootfs(ctx, id, img, target, image.RootfsOptions{})
+func (r rootfs) MountRootfs(ctx context.Context, m container.RootfsMount) error {
+	o := image.RootfsOptions{Volume: m.Volume}
+	if m.Users.NS != "" {
+		ns, err := os.Open(m.Users.NS)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		o.Owner = &snapshot.Owner{UserNS: ns, UID: m.Users.UIDs.Host, GID: m.Users.GIDs.Host, Length: m.Users.UIDs.Length}
+	}
+	return r.Store.MountRootfs(ctx, m.ID, m.Image, m.Target, o)
 }
 
 func newNode(t *testing.T) *node {
@@ -86,12 +96,16 @@ func newNode(t *testing.T) *node {
 	if os.Getuid() != 0 {
 		t.Skip("containers need root")
 	}
-	for _, tool := range []string{"crun", "conmon"} {
+	for _, tool := range []string{"crun", "runc", "conmon"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
 	n := &node{t: t, dir: t.TempDir(), parent: fmt.Sprintf("/berth-test-%d-%s", os.Getpid(), record.NewID()[:8])}
+	// Root users of user namespaces pass through, as they do through /run.
+	if err := os.Chmod(filepath.Dir(n.dir), 0o711); err != nil {
+		t.Fatal(err)
+	}
 	n.socket = filepath.Join(n.dir, "cri.sock")
 	ctx, stop := context.WithCancel(context.Background())
 	n.stop = stop
@@ -117,10 +131,12 @@ func (n *node) start(ctx context.Context) {
 	}))
 	images := must(image.Open(ctx, image.Config{Root: filepath.Join(n.dir, "images"), Logger: log}))
 	rt := ociruntime.New(must(ociruntime.Find(ctx, "crun")), filepath.Join(n.dir, "oci"), false, ns)
+	runc := ociruntime.New(must(ociruntime.Find(ctx, "runc")), filepath.Join(n.dir, "oci"), false, ns)
 	mon := must(monitor.Open(monitor.Config{Runtime: rt, Starter: ns, ExitDir: filepath.Join(n.dir, "exits"), Cgroup: n.parent + "/monitors", Log: log}))
 	containers := must(container.Open(container.Config{
 		Dir: filepath.Join(n.dir, "containers"), BootID: boot, Rootfs: rootfs{images}, Runtime: rt, Monitor: mon,
-		Host: container.DetectHost(false), Log: log, OnEvent: events.OnContainer,
+		Runtimes: map[string]*ociruntime.Runtime{"crun": rt, "runc": runc},
+		Host:     container.DetectHost(false), Log: log, OnEvent: events.OnContainer,
 	}))
 	if err := n.boxes.Restore(ctx); err != nil {
 		n.t.Fatal(err)
@@ -131,7 +147,8 @@ func (n *node) start(ctx context.Context) {
 	n.work.Go(func() { mon.Run(ctx) })
 	n.work.Go(containers.Run)
 	n.server = must(New(Config{
-		Sandboxes: n.boxes, Containers: containers, Images: images, Events: events, Version: "test", Runtimes: []string{"crun"}, Log: log,
+		Sandboxes: n.boxes, Containers: containers, Images: images, Events: events, Version: "test", Log: log,
+		Handlers: map[string]Handler{"": {}, "crun": {}, "runc": {}, "old": {NoUserNamespaces: errors.New("it is too old")}},
 	}))
 	n.work.Go(func() {
 		if err := n.server.Serve(ctx, n.socket); err != nil {

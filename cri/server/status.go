@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,9 +24,10 @@ func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runt
 		}},
 		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
-	for _, name := range append([]string{""}, s.cfg.Runtimes...) {
+	for _, name := range s.handlers() {
+		h := s.cfg.Handlers[name]
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
-			Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly},
+			Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.NoUserNamespaces == nil},
 		})
 	}
 	if !r.GetVerbose() {
@@ -32,10 +35,24 @@ func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runt
 	}
 	var err error
 	resp.Info, err = verbose(map[string]any{
-		"version": s.cfg.Version, "runtimes": s.cfg.Runtimes, "systemdCgroup": s.cfg.SystemdCgroup,
+		"version": s.cfg.Version, "runtimes": s.handlers(), "noUserNamespaces": s.noUserNamespaces(), "systemdCgroup": s.cfg.SystemdCgroup,
 		"sandboxes": len(s.cfg.Sandboxes.List()), "quarantinedSandboxRecords": s.cfg.Sandboxes.Quarantined(),
 	})
 	return resp, err
+}
+
+// handlers are the names of the runtime handlers, the default's first.
+func (s *Server) handlers() []string { return slices.Sorted(maps.Keys(s.cfg.Handlers)) }
+
+// noUserNamespaces says of each handler that cannot have them, why.
+func (s *Server) noUserNamespaces() map[string]string {
+	out := map[string]string{}
+	for name, h := range s.cfg.Handlers {
+		if h.NoUserNamespaces != nil {
+			out[name] = h.NoUserNamespaces.Error()
+		}
+	}
+	return out
 }
 
 func condition(kind, reason string, err error) *runtimeapi.RuntimeCondition {

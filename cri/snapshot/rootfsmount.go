@@ -89,6 +89,7 @@ func (r *Rootfs) mount(dir string, ref Ref, o MountOptions) error {
 	if r.volatile && !o.Volume {
 		extra = append(extra, "volatile")
 		// Left by a mount of this boot that was undone: nothing was lost.
+		failpoint.Hit("cri/snapshot/rootfs-clear")
 		if err := os.RemoveAll(filepath.Join(dir, "work", "work", "incompat")); err != nil {
 			return fmt.Errorf("clear overlay marker: %w", err)
 		}

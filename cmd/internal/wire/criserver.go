@@ -41,7 +41,7 @@ func (e *embedded) serveCRI(o Options, systemd bool, streaming server.Streaming)
 				return &runtimeapi.LinuxPodSandboxStats{Cpu: c.Cpu, Memory: c.Memory}, nil
 			},
 		},
-		Version: o.Version, SystemdCgroup: systemd, RecursiveReadOnly: e.host.RecursiveReadOnly,
+		Version: o.Version, SystemdCgroup: systemd, Handlers: e.handlers(o.RootDir),
 		Leaks: []func(context.Context) ([]*api.Leak, error){e.attachmentLeaks},
 		Log:   o.Log.With("part", "cri"),
 	})

@@ -29,7 +29,8 @@ const monitorsGroup = "berth-monitors"
 type embedded struct {
 	ns         *mountns.Namespaces
 	images     *image.Store
-	binary     ociruntime.Binary
+	binary     ociruntime.Binary            // of the handler ""
+	binaries   map[string]ociruntime.Binary // of the handlers with a name
 	monitor    *monitor.Monitor
 	containers *container.Store
 	network    *cni.Network
@@ -37,13 +38,6 @@ type embedded struct {
 	host       ocispec.Host
 	events     *server.Events
 	streaming  *stream.Server
-}
-
-// rootfs is image.Store as cri/container wants it.
-type rootfs struct{ *image.Store }
-
-func (r rootfs) MountRootfs(ctx context.Context, containerID, imageID, target string) error {
-	return r.Store.MountRootfs(ctx, containerID, imageID, target, image.RootfsOptions{})
 }
 
 // openEmbedded opens the runtime's parts and takes over what an earlier agent left.
@@ -68,11 +62,15 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	if e.images, err = image.Open(ctx, image.Config{Root: filepath.Join(o.RootDir, "images"), CertsDir: o.CertsDir, Logger: log}); err != nil {
 		return err
 	}
-	if e.binary, err = ociruntime.Find(ctx, o.OCIRuntime); err != nil {
+	if e.binary, e.binaries, err = findRuntimes(ctx, o); err != nil {
 		return err
 	}
 	log.Info("OCI runtime chosen", "name", e.binary.Name, "version", e.binary.Version, "path", e.binary.Path, "why", e.binary.Why)
 	oci := ociruntime.New(e.binary, filepath.Join(o.StateDir, "oci"), systemd, e.ns)
+	named := map[string]*ociruntime.Runtime{}
+	for name, b := range e.binaries {
+		named[name] = ociruntime.New(b, filepath.Join(o.StateDir, "oci"), systemd, e.ns)
+	}
 	exits := filepath.Join(o.StateDir, "exits")
 	if err := os.MkdirAll(exits, 0o700); err != nil {
 		return err
@@ -91,7 +89,7 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 		return err
 	}
 	e.containers, err = container.Open(container.Config{
-		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Monitor: e.monitor, Host: e.host, Log: log,
+		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: named, Monitor: e.monitor, Host: e.host, Log: log,
 		OnEvent: e.events.OnContainer,
 	})
 	if err != nil {

@@ -1,0 +1,95 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/berthd/berth/cri/container"
+	"github.com/berthd/berth/cri/image"
+	"github.com/berthd/berth/cri/mountns"
+	"github.com/berthd/berth/cri/ociruntime"
+	"github.com/berthd/berth/cri/sandbox"
+	"github.com/berthd/berth/cri/server"
+	"github.com/berthd/berth/cri/snapshot"
+)
+
+// rootfs is image.Store as cri/container wants it.
+type rootfs struct{ *image.Store }
+
+func (r rootfs) MountRootfs(ctx context.Context, m container.RootfsMount) error {
+	o := image.RootfsOptions{Volume: m.Volume}
+	if u := m.Users; u.NS != "" {
+		ns, err := os.Open(u.NS)
+		if err != nil {
+			return fmt.Errorf("open the pod's user namespace: %w", err)
+		}
+		defer ns.Close()
+		o.Owner = &snapshot.Owner{UserNS: ns, UID: u.UIDs.Host, GID: u.GIDs.Host, Length: min(u.UIDs.Length, u.GIDs.Length)}
+	}
+	return r.Store.MountRootfs(ctx, m.ID, m.Image, m.Target, o)
+}
+
+// findRuntimes finds the OCI runtimes: the default one, and by the name of the
+// runtime handler crun and runc as far as they are installed, and those that are
+// configured. One that is configured and cannot be used stops the start: pods
+// would wait for it.
+func findRuntimes(ctx context.Context, o Options) (ociruntime.Binary, map[string]ociruntime.Binary, error) {
+	first, err := ociruntime.Find(ctx, o.OCIRuntime)
+	if err != nil {
+		return first, nil, err
+	}
+	handlers := map[string]ociruntime.Binary{}
+	for _, name := range []string{"crun", "runc"} {
+		if name == first.Name {
+			handlers[name] = first
+		} else if path, err := exec.LookPath(name); err == nil {
+			if b, err := ociruntime.Find(ctx, path); err == nil {
+				handlers[name] = b
+			}
+		}
+	}
+	for name, path := range o.Runtimes {
+		if handlers[name], err = ociruntime.FindHandler(ctx, name, path); err != nil {
+			return first, nil, err
+		}
+	}
+	return first, handlers, nil
+}
+
+// handlers tells what each runtime handler can do on this host.
+func (e *embedded) handlers(rootDir string) map[string]server.Handler {
+	host := e.userNamespaces(rootDir)
+	of := func(b ociruntime.Binary) server.Handler {
+		h := server.Handler{RecursiveReadOnly: e.host.RecursiveReadOnly && b.RecursiveReadOnly(), NoUserNamespaces: host}
+		if err := b.UserNamespaces(); err != nil {
+			h.NoUserNamespaces = err
+		}
+		return h
+	}
+	out := map[string]server.Handler{"": of(e.binary)}
+	for name, b := range e.binaries {
+		out[name] = of(b)
+	}
+	return out
+}
+
+// userNamespaces says why no pod can have a user namespace on this host, whatever
+// the runtime: the kernel, or the file system of images or of volumes.
+func (e *embedded) userNamespaces(rootDir string) error {
+	return sandbox.ProbeUserNamespace(func(userns *os.File) error {
+		if err := e.images.ProbeIDMap(userns); err != nil {
+			return err
+		}
+		tree, err := mountns.CloneTree(rootDir, false)
+		if err != nil {
+			return err
+		}
+		defer tree.Close()
+		if err := tree.MapIDs(userns); err != nil {
+			return fmt.Errorf("volumes in %s: %w", rootDir, err)
+		}
+		return nil
+	})
+}
