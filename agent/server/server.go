@@ -23,6 +23,8 @@ type Config struct {
 	Images  Images
 	// Terminate asks for the end of a pod; it says whether there is one.
 	Terminate func(uid pod.UID, t pod.Termination) bool
+	// Amend changes running pods; either of its functions may be nil.
+	Amend Amend
 	// Audit lists what no record accounts for.
 	Audit   func(ctx context.Context) ([]Leak, error)
 	Version func() Version
@@ -42,16 +44,20 @@ func New(c Config) *Server {
 	s := &Server{config: c}
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]func(http.ResponseWriter, *http.Request){
-		"GET /healthz":                      s.healthz,
-		"GET /version":                      s.version,
-		"GET /pods":                         s.listPods,
-		"GET /berth/v1/pods/{ns}/{pod}":     s.describePod,
-		"GET /berth/v1/watch":               s.watchPods,
-		"GET /berth/v1/events":              s.listEvents,
-		"GET /berth/v1/why/{ns}/{pod}":      s.why,
-		"POST /berth/v1/apply":              s.apply,
-		"POST /berth/v1/stop/{ns}/{pod}":    s.stop,
-		"GET /berth/v1/problems":            s.problems,
+		"GET /healthz":                   s.healthz,
+		"GET /version":                   s.version,
+		"GET /pods":                      s.listPods,
+		"GET /berth/v1/pods/{ns}/{pod}":  s.describePod,
+		"GET /berth/v1/watch":            s.watchPods,
+		"GET /berth/v1/events":           s.listEvents,
+		"GET /berth/v1/why/{ns}/{pod}":   s.why,
+		"POST /berth/v1/apply":           s.apply,
+		"POST /berth/v1/stop/{ns}/{pod}": s.stop,
+		"GET /berth/v1/problems":         s.problems,
+
+		"POST /berth/v1/pods/{ns}/{pod}/ephemeralcontainers": s.addEphemeral,
+		"PUT /berth/v1/pods/{ns}/{pod}/conditions":           s.setCondition,
+
 		"GET /berth/v1/images":              s.listImages,
 		"POST /berth/v1/images/pull":        s.pullImage,
 		"POST /berth/v1/images/import":      s.importImages,

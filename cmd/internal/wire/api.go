@@ -24,7 +24,7 @@ import (
 func (n *node) serveAPI(set *source.Set, store *status.Store) *server.Server {
 	cfg := server.Config{
 		Pods: store, Events: store, Sources: manifests{set}, Logs: logs{}, Terminate: n.dispatcher.Terminate,
-		Version: n.version(time.Now()), Log: n.o.Log,
+		Version: n.version(time.Now()), Amend: n.amend(), Log: n.o.Log,
 	}
 	if n.embedded != nil {
 		cfg.Streams = n.embedded.streaming
