@@ -33,6 +33,9 @@ func (d *decision) setConditions(st *v1.PodStatus) {
 	for i := range own {
 		own[i].ObservedGeneration = d.pod.Generation
 	}
+	if !terminal(st) {
+		own = append(own, d.resizeConditions()...)
+	}
 	st.Conditions = append(slices.Clone(d.rec.Durable.Gates), own...)
 }
 

@@ -27,7 +27,7 @@ func (d *decision) containerStatus(m *member) v1.ContainerStatus {
 		cs.AllocatedResources = m.spec.Resources.Requests
 	}
 	if m.kind != pod.Ephemeral && (len(m.spec.Resources.Requests) > 0 || len(m.spec.Resources.Limits) > 0) {
-		cs.Resources = m.spec.Resources.DeepCopy()
+		cs.Resources = d.actualResources(m)
 	}
 	shown := m.shown()
 	if shown == nil {

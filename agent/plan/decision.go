@@ -45,7 +45,7 @@ type member struct {
 
 func newDecision(s State) *decision {
 	s.Config = s.Config.withDefaults()
-	d := &decision{State: s, pod: s.mergedPod(), rec: s.Record, unsaved: s.Unsaved}
+	d := &decision{State: s, pod: s.grantedPod(), rec: s.Record, unsaved: s.Unsaved}
 	d.findSandbox()
 	d.findMembers()
 	return d

@@ -42,7 +42,11 @@ func (d *decision) explain() pod.Explanation {
 			return e
 		}
 	}
-	return d.explainProgress()
+	e := d.explainProgress()
+	if resize, ok := d.explainResize(); ok && e.Well {
+		return resize
+	}
+	return e
 }
 
 func sentence(format, text string) string {

@@ -111,6 +111,8 @@ func (s *State) Fold(r pod.Result, now time.Time) []pod.Event {
 	switch a.Op {
 	case pod.OpMountVolumes:
 		s.Observed.Volumes, s.Observed.VolumesVersion, s.Observed.Dirty = orEmpty(r.Volumes), r.VolumesVersion, true
+	case pod.OpResize:
+		s.foldResize(r)
 	case pod.OpUnmountVolumes:
 		s.Observed.Volumes, s.Observed.VolumesVersion = nil, ""
 	case pod.OpPullImage:
@@ -205,12 +207,16 @@ func (s *State) foldFailure(r pod.Result, now time.Time) []pod.Event {
 	if pod.KindOf(r.Err) == pod.Canceled {
 		return nil // our own change of mind
 	}
-	f := fail(s.Config.withDefaults(), s.Failures[a.Slot], r, now)
+	before := s.Failures[a.Slot]
+	f := fail(s.Config.withDefaults(), before, r, now)
 	if f.Reason == "" {
 		f.Reason = defaultReason(a.Op)
 	}
 	s.Failures[a.Slot] = f
 	delete(s.Last, a.Slot)
+	if a.Op == pod.OpResize {
+		return s.resizeFailed(f, before)
+	}
 	return failureEvents(s.mergedPod(), a, f, now)
 }
 

@@ -30,6 +30,8 @@ type State struct {
 	// Unsaved says which parts of Record differ from what is on disk.
 	Unsaved Parts
 	Config  Config
+	// Allocation is the node's last decision about the pod's resources.
+	Allocation *pod.Allocation
 
 	// covered are the slots that the observation in flight will make fresh: those
 	// that were stale when it began. What ends while it runs needs another.

@@ -129,7 +129,7 @@ func TestQoS(t *testing.T) {
 		"containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Gi}}}]":            v1.PodQOSGuaranteed,
 		"containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Gi}}}, {name: b}]": v1.PodQOSBurstable,
 	} {
-		if got := qosClass(parsePod(t, spec)); got != want {
+		if got := pod.QOSClass(parsePod(t, spec)); got != want {
 			t.Errorf("%s: %s, want %s", spec, got, want)
 		}
 	}

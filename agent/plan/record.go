@@ -13,6 +13,7 @@ import (
 // on disk before it is acted on or published.
 func (d *decision) remember() {
 	dur, boot := &d.rec.Durable, &d.rec.Boot
+	d.rememberResize()
 	if dur.Pod != d.Desired.Pod || dur.RuntimeHandler != d.Desired.RuntimeHandler {
 		dur.Pod, dur.Source, dur.RuntimeHandler, d.unsaved.Durable = d.Desired.Pod, d.Desired.Source, d.Desired.RuntimeHandler, true
 	}
@@ -125,6 +126,8 @@ func (d *decision) forgetInstances() {
 	boot.Hooked, cut = keep(boot.Hooked, ids)
 	d.unsaved.Boot = d.unsaved.Boot || cut
 	boot.Verdicts, cut = keep(boot.Verdicts, ids)
+	d.unsaved.Boot = d.unsaved.Boot || cut
+	boot.Actuated.Containers, cut = keep(boot.Actuated.Containers, ids)
 	d.unsaved.Boot = d.unsaved.Boot || cut
 	boot.Stopping, cut = keep(boot.Stopping, ids)
 	d.unsaved.Boot = d.unsaved.Boot || cut

@@ -83,10 +83,14 @@ func isRestartable(spec *v1.PodSpec, c *v1.Container) bool {
 	return *c.RestartPolicy != v1.ContainerRestartPolicyNever || len(c.RestartPolicyRules) > 0
 }
 
-// replaced says that c was stopped for a successor with a new definition, which
+// replaced says that c was stopped for a successor with a new definition or other resources, which
 // starts whatever the policy is.
 func (d *decision) replaced(c *pod.Container) bool {
-	return c != nil && d.rec.Boot.Stopping[c.ID].Reason == definitionChangedReason
+	if c == nil {
+		return false
+	}
+	why := d.rec.Boot.Stopping[c.ID].Reason
+	return why == definitionChangedReason || why == pod.ResizeRestart
 }
 
 // definitionChanged says that instance c was made from another name or image

@@ -23,6 +23,7 @@ func (d *decision) setUp() {
 		return
 	}
 	d.startContainers()
+	d.putInForce()
 	d.removeDead()
 }
 

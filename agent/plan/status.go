@@ -35,7 +35,7 @@ func (d *decision) finalStatus() *v1.PodStatus {
 		start := metav1.NewTime(d.rec.Durable.Accepted)
 		return &v1.PodStatus{
 			Phase: v1.PodFailed, Reason: string(r.Reason), Message: "Pod was rejected: " + r.Message,
-			QOSClass: qosClass(d.pod), StartTime: &start, ObservedGeneration: d.pod.Generation,
+			QOSClass: pod.QOSClass(d.pod), StartTime: &start, ObservedGeneration: d.pod.Generation,
 		}
 	}
 	st := d.facts()
@@ -52,7 +52,7 @@ func (d *decision) finalStatus() *v1.PodStatus {
 // facts fills in all but phase and conditions.
 func (d *decision) facts() v1.PodStatus {
 	start := metav1.NewTime(d.rec.Durable.Accepted)
-	st := v1.PodStatus{StartTime: &start, QOSClass: qosClass(d.pod), ObservedGeneration: d.pod.Generation}
+	st := v1.PodStatus{StartTime: &start, QOSClass: pod.QOSClass(d.pod), ObservedGeneration: d.pod.Generation}
 	for i, ip := range d.Config.HostIPs {
 		if i == 0 {
 			st.HostIP = ip
@@ -79,6 +79,7 @@ func (d *decision) facts() v1.PodStatus {
 			st.EphemeralContainerStatuses = append(st.EphemeralContainerStatuses, cs)
 		}
 	}
+	d.podResources(&st)
 	byName := func(s []v1.ContainerStatus) {
 		sort.Slice(s, func(i, j int) bool { return s[i].Name < s[j].Name })
 	}

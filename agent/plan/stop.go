@@ -24,7 +24,7 @@ func (d *decision) cancelPointless() {
 	}
 	for _, slot := range slices.Sorted(maps.Keys(d.InFlight)) {
 		switch d.InFlight[slot].Op {
-		case pod.OpPullImage, pod.OpMountVolumes, pod.OpCreateSandbox, pod.OpStartContainer, pod.OpPostStart:
+		case pod.OpPullImage, pod.OpMountVolumes, pod.OpCreateSandbox, pod.OpStartContainer, pod.OpPostStart, pod.OpResize:
 			d.cancel(slot)
 		}
 	}
@@ -68,6 +68,8 @@ func (d *decision) stopCause(m *member, c *pod.Container) (stopCause, bool) {
 		plain.reason, plain.message = definitionChangedReason, fmt.Sprintf("Container %s definition changed, will be restarted", m.name)
 	case m.kind == pod.Sidecar && d.started(m) && d.definitionChanged(m, c):
 		plain.reason, plain.message = definitionChangedReason, fmt.Sprintf("Init container %s definition changed", m.name)
+	case d.restartsForResize(m):
+		plain.reason, plain.message = pod.ResizeRestart, fmt.Sprintf("Container %s resize requires restart", m.name)
 	case m.spec.LivenessProbe != nil && d.verdict(m, pod.Liveness) == pod.Failed:
 		plain.reason, plain.message = pod.Unhealthy, fmt.Sprintf("%s %s failed liveness probe%s", title, m.name, again)
 		plain.grace = d.probeGrace(m.spec.LivenessProbe.TerminationGracePeriodSeconds)

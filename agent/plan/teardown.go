@@ -34,7 +34,7 @@ func (d *decision) tearDown() {
 func (d *decision) settingUp() bool {
 	for _, a := range d.InFlight {
 		switch a.Op {
-		case pod.OpPullImage, pod.OpMountVolumes, pod.OpCreateSandbox, pod.OpStartContainer, pod.OpPostStart:
+		case pod.OpPullImage, pod.OpMountVolumes, pod.OpCreateSandbox, pod.OpStartContainer, pod.OpPostStart, pod.OpResize:
 			return true
 		}
 	}

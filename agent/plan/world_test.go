@@ -40,6 +40,8 @@ type world struct {
 	pulls    map[string]int   // how often each image volume was tried
 	phase    v1.PodPhase
 	decided  int
+	// deny is why the node grants no resize; zero: it grants all.
+	deny pod.ResizePending
 }
 
 type planned struct {
@@ -87,7 +89,7 @@ func (w *world) decide() int {
 		w.begin(a)
 	}
 	w.watchStatus(p.Status)
-	return len(p.Start)
+	return len(p.Start) + w.allocate()
 }
 
 func (w *world) event(e pod.Event) {
@@ -160,6 +162,7 @@ func (w *world) create(a pod.Action, s pod.ContainerState) {
 	if s == pod.Running {
 		c.StartedAt = w.now
 	}
+	c.Resources = w.created(a.Container)
 	w.containers = append(w.containers, c)
 }
 
@@ -186,6 +189,8 @@ func (w *world) effect(a pod.Action, r *pod.Result) {
 		w.dropSandbox(a.SandboxID, false)
 	case pod.OpRemoveSandbox:
 		w.dropSandbox(a.SandboxID, true)
+	case pod.OpResize:
+		r.Actuated = w.actuate(a)
 	case pod.OpStartContainer:
 		w.create(a, pod.Running)
 	case pod.OpStopContainer:
