@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 )
@@ -19,10 +22,15 @@ type entry struct {
 	raw  []byte
 	line int
 	doc  int
+	// prefix is the path of the object in its document, lines where some of its fields stand.
+	prefix string
+	lines  map[string]int
 	// Exactly one of these is set.
-	pod       *v1.Pod
-	configMap *v1.ConfigMap
-	secret    *v1.Secret
+	pod           *v1.Pod
+	configMap     *v1.ConfigMap
+	secret        *v1.Secret
+	runtimeClass  *nodev1.RuntimeClass
+	priorityClass *schedulingv1.PriorityClass
 }
 
 // reading is what the content of one file gave.
@@ -83,7 +91,10 @@ func (d *decoder) document(root *node, doc int, prefix string) {
 	}
 	kind, version := root.str("kind"), root.str("apiVersion")
 	ref := Ref{Kind: kind, Namespace: root.get("metadata").str("namespace"), Name: root.get("metadata").str("name")}
-	if ref.Namespace == "" {
+	switch {
+	case kinds[kind].cluster:
+		ref.Namespace = ""
+	case ref.Namespace == "":
 		ref.Namespace = "default"
 	}
 	problem := func(n *node, path, message string) {
@@ -95,16 +106,16 @@ func (d *decoder) document(root *node, doc int, prefix string) {
 		}
 		return root
 	}
-	const known = "Pod, PodList, List, ConfigMap or Secret"
+	const known = "Pod, ConfigMap, Secret, RuntimeClass, PriorityClass or a list of them"
 	switch {
 	case kind == "":
 		problem(at("kind"), "kind", "expected "+known)
 		return
-	case !slices.Contains(kinds, kind):
+	case kinds[kind].version == "":
 		problem(at("kind"), "kind", fmt.Sprintf("a node by itself cannot run a %s: expected %s", clip(kind), known))
 		return
-	case version != "v1":
-		problem(at("apiVersion"), "apiVersion", fmt.Sprintf("expected v1, got %q", clip(version)))
+	case version != kinds[kind].version:
+		problem(at("apiVersion"), "apiVersion", fmt.Sprintf("expected %s, got %q", kinds[kind].version, clip(version)))
 		return
 	}
 	switch kind {
@@ -114,12 +125,33 @@ func (d *decoder) document(root *node, doc int, prefix string) {
 		d.configMap(root, doc, prefix, ref)
 	case "Secret":
 		d.secret(root, doc, prefix, ref)
+	case "RuntimeClass":
+		d.runtimeClass(root, doc, prefix, ref)
+	case "PriorityClass":
+		d.priorityClass(root, doc, prefix, ref)
 	default:
 		d.list(root, doc, prefix, kind)
 	}
 }
 
-var kinds = []string{"Pod", "ConfigMap", "Secret", "PodList", "List", "ConfigMapList", "SecretList"}
+// kinds are what a document may be: the API version of each, and whether it
+// belongs to no namespace.
+var kinds = map[string]struct {
+	version string
+	cluster bool
+}{
+	"Pod":               {version: "v1"},
+	"ConfigMap":         {version: "v1"},
+	"Secret":            {version: "v1"},
+	"List":              {version: "v1"},
+	"PodList":           {version: "v1"},
+	"ConfigMapList":     {version: "v1"},
+	"SecretList":        {version: "v1"},
+	"RuntimeClass":      {version: "node.k8s.io/v1", cluster: true},
+	"RuntimeClassList":  {version: "node.k8s.io/v1", cluster: true},
+	"PriorityClass":     {version: "scheduling.k8s.io/v1", cluster: true},
+	"PriorityClassList": {version: "scheduling.k8s.io/v1", cluster: true},
+}
 
 func (d *decoder) list(root *node, doc int, prefix, kind string) {
 	for _, f := range root.fields {
@@ -143,7 +175,7 @@ func (d *decoder) list(root *node, doc int, prefix, kind string) {
 		if only != "" && item.shape == object {
 			// The items of a typed list may leave out what the list says.
 			d.imply(item, "kind", only)
-			d.imply(item, "apiVersion", "v1")
+			d.imply(item, "apiVersion", kinds[only].version)
 			if k := item.str("kind"); k != only {
 				d.fail(Problem{Line: item.line, Document: doc, FieldPath: path + ".kind", Message: fmt.Sprintf("expected %s in a %s, got %q", only, kind, clip(k))}, Ref{})
 				continue
@@ -207,7 +239,13 @@ func (d *decoder) pod(root *node, doc int, prefix string, ref Ref) {
 	if d.invalid(root, doc, prefix, ref, errs) || len(refused) > 0 {
 		return
 	}
-	d.out.entries = append(d.out.entries, &entry{ref: ref, raw: root.json(), line: root.line, doc: doc, pod: pod})
+	e := &entry{ref: ref, raw: root.json(), line: root.line, doc: doc, prefix: prefix, pod: pod, lines: map[string]int{}}
+	for _, name := range []string{"runtimeClassName", "priorityClassName", "priority", "preemptionPolicy", "overhead", "nodeSelector"} {
+		if path := "spec." + name; root.get("spec").get(name) != nil {
+			e.lines[path] = lineOf(root, path)
+		}
+	}
+	d.out.entries = append(d.out.entries, e)
 }
 
 // refuse reports the fields that this node cannot serve, and returns their
@@ -252,6 +290,31 @@ func (d *decoder) secret(root *node, doc int, prefix string, ref Ref) {
 	d.out.entries = append(d.out.entries, &entry{ref: ref, raw: root.json(), line: root.line, doc: doc, secret: s})
 }
 
+func (d *decoder) runtimeClass(root *node, doc int, prefix string, ref Ref) {
+	rc := new(nodev1.RuntimeClass)
+	if !d.into(root, doc, prefix, ref, rc) {
+		return
+	}
+	clearServerFields(&rc.ObjectMeta)
+	if d.invalid(root, doc, prefix, ref, validateRuntimeClass(rc)) {
+		return
+	}
+	d.out.entries = append(d.out.entries, &entry{ref: ref, raw: root.json(), line: root.line, doc: doc, runtimeClass: rc})
+}
+
+func (d *decoder) priorityClass(root *node, doc int, prefix string, ref Ref) {
+	pc := new(schedulingv1.PriorityClass)
+	if !d.into(root, doc, prefix, ref, pc) {
+		return
+	}
+	clearServerFields(&pc.ObjectMeta)
+	defaultPriorityClass(pc)
+	if d.invalid(root, doc, prefix, ref, validatePriorityClass(pc)) {
+		return
+	}
+	d.out.entries = append(d.out.entries, &entry{ref: ref, raw: root.json(), line: root.line, doc: doc, priorityClass: pc})
+}
+
 // duplicates keeps the first of each object within the file.
 func (d *decoder) duplicates() {
 	first := map[Ref]*entry{}
@@ -275,9 +338,24 @@ func (e *entry) object() any {
 		return e.pod
 	case e.configMap != nil:
 		return e.configMap
+	case e.runtimeClass != nil:
+		return e.runtimeClass
+	case e.priorityClass != nil:
+		return e.priorityClass
 	}
 	return e.secret
 }
+
+// problem tells of something that is wrong with e as a part of the whole.
+func (e *entry) problem(file string, err *field.Error) Problem {
+	line, known := e.lines[index.ReplaceAllString(err.Field, "")]
+	if !known {
+		line = e.line
+	}
+	return Problem{File: file, Line: line, Document: e.doc, Object: e.ref, FieldPath: join(e.prefix, err.Field), Message: err.ErrorBody()}
+}
+
+var index = regexp.MustCompile(`\[[^]]*\]$`)
 
 // bytes is e's object in JSON, for hashing: fields of Go types come in a fixed order, maps sorted.
 func (e *entry) bytes() []byte {

@@ -144,7 +144,7 @@ func (m memory) erase(name string) {
 // forgetStrangers erases the memories of files that no origin has any more:
 // they were removed, or another directory was configured, while the agent was away.
 func (s *Set) forgetStrangers() {
-	known := map[string]bool{}
+	known := map[string]bool{s.granted.path: true}
 	for _, o := range s.origins {
 		if !o.synced {
 			return

@@ -45,14 +45,19 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// Ref names an object.
+// Ref names an object. The namespace of one that belongs to none is empty.
 type Ref struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 }
 
-func (r Ref) String() string { return r.Kind + " " + r.Namespace + "/" + r.Name }
+func (r Ref) String() string {
+	if r.Namespace == "" {
+		return r.Kind + " " + r.Name
+	}
+	return r.Kind + " " + r.Namespace + "/" + r.Name
+}
 
 func compareRefs(a, b Ref) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))

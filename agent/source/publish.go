@@ -30,11 +30,19 @@ func (s *Set) publish() {
 	local := true
 	waiting := map[pod.Source]bool{}
 	for _, o := range s.origins {
-		m.origin(o)
 		if !o.synced {
 			waiting[o.source] = true
 			local = local && !o.local
 		}
+	}
+	if local {
+		s.release()
+	}
+	for _, o := range s.origins {
+		m.origin(o)
+	}
+	if local {
+		s.admit(&m, len(waiting) == 0)
 	}
 	sortProblems(m.problems)
 	old := s.view.Load()
@@ -68,7 +76,7 @@ func (s *Set) deliver(src pod.Source, pods []*v1.Pod, v versions) {
 	s.delivered[src] = next
 	desired := make([]pod.Desired, 0, len(pods))
 	for i, p := range pods {
-		desired = append(desired, pod.Desired{Pod: p, Source: src, Inputs: pod.Inputs{Version: next.versions[i]}})
+		desired = append(desired, pod.Desired{Pod: p, Source: src, RuntimeHandler: s.granted.pods[p.UID].handler, Inputs: pod.Inputs{Version: next.versions[i]}})
 	}
 	s.cfg.Deliver(src, desired)
 }
@@ -76,9 +84,18 @@ func (s *Set) deliver(src pod.Source, pods []*v1.Pod, v versions) {
 // merge takes origins in order of precedence: the first to name an object gives it.
 type merge struct {
 	first    map[Ref]string // the file that gives it
-	objects  map[Ref]*entry // ConfigMaps and Secrets
-	pods     map[pod.Source][]*v1.Pod
+	objects  map[Ref]*entry // ConfigMaps, Secrets and classes
+	given    []given
+	pods     map[pod.Source][]*v1.Pod // those that are taken in
 	problems []Problem
+}
+
+// given is a pod as a file gives it, before its classes are asked.
+type given struct {
+	source pod.Source
+	file   string
+	entry  *entry
+	pod    *v1.Pod
 }
 
 func (m *merge) origin(o *origin) {
@@ -90,15 +107,22 @@ func (m *merge) origin(o *origin) {
 		if o.source == pod.SourceRun {
 			file = "run"
 		}
+		for _, w := range f.waiting {
+			for _, err := range w.errs {
+				p := w.entry.problem(file, err)
+				p.Message += "; what it held before stays in force"
+				m.problems = append(m.problems, p)
+			}
+		}
 		for _, e := range f.entries {
 			if first, ok := m.first[e.ref]; ok {
 				m.problems = append(m.problems, Problem{File: file, Line: e.line, Document: e.doc, Object: e.ref, FieldPath: "metadata.name",
-					Message: fmt.Sprintf("%s already gives the %s %s/%s, and that one is used: remove one of them", describe(first), e.ref.Kind, e.ref.Namespace, e.ref.Name)})
+					Message: fmt.Sprintf("%s already gives the %s, and that one is used: remove one of them", describe(first), e.ref)})
 				continue
 			}
 			m.first[e.ref] = file
 			if p := f.pods[e]; p != nil {
-				m.pods[o.source] = append(m.pods[o.source], p)
+				m.given = append(m.given, given{o.source, file, e, p})
 			} else {
 				m.objects[e.ref] = e
 			}

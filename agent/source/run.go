@@ -115,7 +115,7 @@ func (s *Set) Apply(ctx context.Context, documents []byte) (applied []Applied, p
 	problems = got.problems
 	done := make(chan struct{})
 	u := update{done: done, apply: func() {
-		for _, e := range got.entries {
+		for _, e := range classesFirst(got.entries) {
 			a, p, failed := s.apply(e)
 			if p != nil {
 				problems = append(problems, *p)
@@ -155,7 +155,7 @@ func (s *Set) apply(e *entry) (Applied, *Problem, error) {
 			for _, other := range f.entries {
 				if other.ref == e.ref {
 					return Applied{}, &Problem{File: "run", Line: e.line, Document: e.doc, Object: e.ref, FieldPath: "metadata.name",
-						Message: fmt.Sprintf("%s already gives the %s %s/%s: change or remove it there", redactName(o, name), e.ref.Kind, e.ref.Namespace, e.ref.Name)}, nil
+						Message: fmt.Sprintf("%s already gives the %s: change or remove it there", redactName(o, name), e.ref)}, nil
 				}
 			}
 		}
@@ -172,6 +172,10 @@ func (s *Set) apply(e *entry) (Applied, *Problem, error) {
 		}
 	}
 	if e.pod != nil {
+		if errs := s.classes(nil).refuse(e.pod); len(errs) > 0 {
+			p := e.problem("run", errs[0])
+			return a, &p, nil
+		}
 		r.UID, r.Seen = string(e.pod.UID), time.Now().Format(time.RFC3339Nano)
 		if r.UID == "" {
 			r.UID = freshUID()

@@ -32,6 +32,7 @@ type Set struct {
 	origins   []*origin // in order of precedence: run first
 	run       *origin
 	memory    memory
+	granted   granted
 	delivered map[pod.Source]*snapshot
 }
 
@@ -50,8 +51,11 @@ type origin struct {
 type file struct {
 	entries  []*entry
 	problems []Problem
-	pods     map[*entry]*v1.Pod // as delivered: with UID and annotations
-	memo     memo
+	pods     map[*entry]*v1.Pod // with UID and annotations, before their classes
+	// waiting are documents whose pods cannot be taken in, so that an earlier
+	// version of them is in force.
+	waiting []waiting
+	memo    memo
 	// uid of an applied pod, "" elsewhere.
 	uid string
 }
@@ -97,6 +101,7 @@ func New(cfg Config) (*Set, error) {
 		updates:   make(chan update),
 		stopped:   make(chan struct{}),
 		memory:    memory{dir: filepath.Join(cfg.Root, "source"), log: cfg.Logger},
+		granted:   granted{path: grantedPath(cfg.Root)},
 		delivered: map[pod.Source]*snapshot{},
 	}
 	s.run = &origin{source: pod.SourceRun, local: true, files: map[string]*file{}}
@@ -122,6 +127,7 @@ func (s *Set) Run(ctx context.Context) error {
 	if err := s.memory.open(); err != nil {
 		return err
 	}
+	s.granted.load(s)
 	applied, err := s.loadApplied()
 	if err != nil {
 		return err
@@ -219,9 +225,10 @@ func (s *Set) put(o *origin, name string, c *content) {
 	f := &file{problems: c.problems, memo: old.memo}
 	if c.err != nil {
 		f.problems = append(f.problems, Problem{File: redactName(o, name), Message: c.err.Error() + s.inForce(old.entries)})
-		f.entries = old.entries
+		f.entries, f.waiting = old.entries, old.waiting
 	} else {
 		f.entries = c.keep(old.entries)
+		s.hold(f, old)
 	}
 	if c.uid != "" {
 		f.memo = memo{Seen: map[string]string{c.uid: c.seen}}
