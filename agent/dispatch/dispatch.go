@@ -28,6 +28,9 @@ type Config struct {
 	// pure and called once for each new UID, when its turn comes. Snapshots of
 	// pods that have ended are among the others.
 	Admit func(d pod.Desired, others []pod.Snapshot) *pod.Rejection
+	// Allocate decides about the resizes that wait, given all pods, and leaves out
+	// what it has decided before; nil grants none. It is pure.
+	Allocate func(pods []pod.Snapshot) []pod.Allocation
 	// Worker is what every worker gets.
 	Worker worker.Deps
 }
@@ -45,6 +48,7 @@ type Dispatcher struct {
 	entries   map[pod.UID]*entry
 	delivered map[pod.Source]bool
 	arrivals  uint64
+	resizes   resizes
 }
 
 // entry is one UID.
@@ -79,7 +83,10 @@ type ObservedPod struct {
 // New returns a Dispatcher whose workers run until Shutdown, or until ctx ends.
 func New(ctx context.Context, config Config) *Dispatcher {
 	ctx, stop := context.WithCancel(ctx)
-	return &Dispatcher{config: config, ctx: ctx, stop: stop, entries: map[pod.UID]*entry{}, delivered: map[pod.Source]bool{}}
+	d := &Dispatcher{config: config, ctx: ctx, stop: stop, entries: map[pod.UID]*entry{}, delivered: map[pod.Source]bool{}}
+	d.resizes.wake, d.resizes.granted = make(chan struct{}, 1), map[pod.UID]pod.Allocation{}
+	d.config.Worker.Publish = d.resizes.watch(config.Worker.Publish)
+	return d
 }
 
 // Restore takes up what an earlier agent has left: call it once, before the
@@ -259,7 +266,7 @@ func (d *Dispatcher) startWaiting() {
 		}
 		taken[name] = true
 		if e.desired.Rejection == nil && d.config.Admit != nil {
-			e.desired.Rejection = d.config.Admit(e.desired, d.others(e.uid))
+			e.desired.Rejection = d.config.Admit(e.desired, asHeld(d.holders(e.uid)))
 		}
 		d.run(e, pod.Record{}, pod.Observed{})
 	}

@@ -30,6 +30,14 @@ type Snapshot struct {
 	Gone bool
 }
 
+// AsHeld returns s with Desired.Pod asking for what the pod holds.
+func (s Snapshot) AsHeld() Snapshot {
+	if s.Held != nil {
+		s.Desired.Pod = s.Held
+	}
+	return s
+}
+
 // Explanation answers "why is my pod not running": the one cause that holds the
 // pod up now, since when, and what happens next and when.
 type Explanation struct {

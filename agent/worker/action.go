@@ -17,7 +17,7 @@ func (w *Worker) start(ctx context.Context, a pod.Action) {
 	ctx, cancel := context.WithTimeout(ctx, plan.Timeout(a))
 	w.state.Begin(a)
 	w.cancels[a.Slot] = cancel
-	task := Task{Desired: w.state.Merged(), Observed: w.state.Observed, Record: w.state.Record, Action: a}
+	task := Task{Desired: w.state.Granted(), Observed: w.state.Observed, Record: w.state.Record, Action: a}
 	w.actions.Go(func() { w.results <- w.do(ctx, task) })
 }
 

@@ -99,7 +99,7 @@ func New(uid pod.UID, desired pod.Desired, record pod.Record, observed pod.Obser
 	first := w.state
 	first.Now = time.Now()
 	p := plan.Decide(first)
-	w.snapshot.Store(&pod.Snapshot{UID: uid, At: first.Now, Desired: w.state.Merged(), Status: p.Status, Observed: observed, Explanation: p.Explanation})
+	w.snapshot.Store(&pod.Snapshot{UID: uid, At: first.Now, Desired: w.state.Shown(), Status: p.Status, Observed: observed, Held: w.state.Held(), Resize: w.state.Record.Durable.Resize, Explanation: p.Explanation})
 	return w
 }
 
@@ -195,9 +195,10 @@ func earlier(a, b time.Time) time.Time {
 // tell publishes where the pod stands. What is not on disk is not told: it
 // could be untrue after a restart.
 func (w *Worker) tell(p plan.Plan, saved bool) {
-	s := pod.Snapshot{UID: w.uid, At: w.state.Now, Desired: w.state.Merged(), Status: p.Status, Observed: w.state.Observed, Explanation: p.Explanation, Gone: p.Done && saved}
+	s := pod.Snapshot{UID: w.uid, At: w.state.Now, Desired: w.state.Shown(), Status: p.Status, Observed: w.state.Observed, Held: w.state.Held(), Resize: p.Record.Durable.Resize, Explanation: p.Explanation, Gone: p.Done && saved}
 	if !saved {
-		s.Status = w.snapshot.Load().Status
+		last := w.snapshot.Load()
+		s.Status, s.Resize = last.Status, last.Resize
 		s.Explanation = pod.Explanation{
 			Cause: "The pod's record cannot be saved: " + w.saving.err.Error() + ".", Reason: "FailedSync", Since: w.saving.since,
 			Next: "It is tried again; nothing new is started before it succeeds.", NextAt: w.saving.next,
