@@ -53,9 +53,10 @@ func (d *decision) pullImage(m *member, attempt uint32) bool {
 	return false
 }
 
-// nextAttempt is the number of m's next instance.
+// nextAttempt is the number of m's next instance. Logs count where neither the
+// record nor the runtime remembers any: they are not written over.
 func (d *decision) nextAttempt(m *member) uint32 {
-	n := d.rec.Durable.Restarts[m.name]
+	n := max(d.rec.Durable.Restarts[m.name], d.Observed.Logged[m.name])
 	for i := range m.all {
 		if m.all[i].State != pod.Created {
 			n = max(n, m.all[i].Attempt+1)

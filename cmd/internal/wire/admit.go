@@ -135,16 +135,16 @@ func (n *node) preempt(snapshots []pod.Snapshot, victims []pod.UID) string {
 	return strings.Join(names, ", ")
 }
 
-// askFeatures asks an external runtime what it cannot do.
+// askFeatures asks the runtime what it can do, before the first pod is looked at.
 func (n *node) askFeatures(ctx context.Context) error {
-	if n.embedded != nil {
-		return nil
-	}
 	r, err := n.cri.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
 		return fmt.Errorf("ask the container runtime for its features: %w", err)
 	}
 	n.noStrictGroups = !r.GetFeatures().GetSupplementalGroupsPolicy()
+	for _, h := range r.RuntimeHandlers {
+		n.recursive[h.Name] = h.GetFeatures().GetRecursiveReadOnlyMounts()
+	}
 	return nil
 }
 

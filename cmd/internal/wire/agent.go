@@ -59,6 +59,9 @@ type node struct {
 	event                 func(pod.UID, pod.Event)
 	preemption            preemption
 	noStrictGroups        bool // the runtime cannot do supplementalGroupsPolicy Strict
+	// recursive are the handlers that can make mounts recursively read-only; it is
+	// filled before the first pod is looked at, and not changed then.
+	recursive map[string]bool
 }
 
 // systemdRuns tells whether systemd is this host's init.
@@ -148,7 +151,7 @@ func (n *node) openRuntime(ctx context.Context) (err error) {
 // openAgent makes the parts that run pods, over the runtime.
 func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (err error) {
 	o := n.o
-	n.event = sink.Event
+	n.event, n.recursive = sink.Event, map[string]bool{}
 	if n.volumes, err = csi.New(csi.Config{Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.allocatable }, Logger: o.Log}); err != nil {
 		return err
 	}
@@ -176,7 +179,7 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 			Publish: sink.Publish, Events: sink.Event, Log: o.Log,
 			Config: plan.Config{
 				CrashLoopInitial: 10 * time.Second, CrashLoopMax: o.CrashLoopMax, PullInitial: 10 * time.Second, PullMax: 300 * time.Second,
-				NodeName: o.NodeName, HostIPs: n.ips, RuntimeName: "berth",
+				NodeName: o.NodeName, HostIPs: n.ips, RuntimeName: "berth", RecursiveReadOnly: n.recursive,
 			},
 		},
 	})
