@@ -49,15 +49,19 @@ func (c *checker) claim(s *v1.PersistentVolumeClaimSpec, at *field.Path) {
 	} else if size.Sign() <= 0 {
 		c.invalid(at.Child("resources").Key("storage"), size.String(), "must be greater than zero")
 	}
-	for name, class := range map[string]*string{"storageClassName": s.StorageClassName, "volumeAttributesClassName": s.VolumeAttributesClassName} {
-		if class != nil && *class != "" {
-			c.objectName(at.Child(name), *class)
-		}
-	}
+	c.class(at.Child("storageClassName"), s.StorageClassName)
+	c.class(at.Child("volumeAttributesClassName"), s.VolumeAttributesClassName)
 	if m := s.VolumeMode; m != nil {
 		oneOf(&c.findings, at.Child("volumeMode"), *m, v1.PersistentVolumeBlock, v1.PersistentVolumeFilesystem)
 	}
 	c.dataSources(s, at)
+}
+
+// class: the empty name is none.
+func (c *checker) class(at *field.Path, name *string) {
+	if name != nil && *name != "" {
+		c.objectName(at, *name)
+	}
 }
 
 func (c *checker) accessModes(modes []v1.PersistentVolumeAccessMode, at *field.Path) {

@@ -2,6 +2,8 @@ package podspec
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -142,7 +144,7 @@ func (x projection) certificate(p *v1.PodCertificateProjection, at *field.Path) 
 	x.signer(at.Child("signerName"), p.SignerName)
 	if p.UserAnnotations != nil {
 		at := at.Child("userAnnotations")
-		for k := range p.UserAnnotations {
+		for _, k := range slices.Sorted(maps.Keys(p.UserAnnotations)) {
 			x.add(validation.IsDomainPrefixedKey(at, strings.ToLower(k))...)
 		}
 		if apivalidation.ValidateAnnotationsSize(p.UserAnnotations) != nil {

@@ -1,8 +1,10 @@
 package podspec
 
 import (
+	"maps"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -149,7 +151,7 @@ func (c *checker) quobyte(q *v1.QuobyteVolumeSource, at *field.Path) {
 
 func (c *checker) flexVolume(v *v1.FlexVolumeSource, at *field.Path) {
 	c.need(at.Child("driver"), v.Driver)
-	for k := range v.Options {
+	for _, k := range slices.Sorted(maps.Keys(v.Options)) {
 		domain, _, _ := strings.Cut(k, "/")
 		domain = "." + strings.ToLower(domain)
 		if strings.HasSuffix(domain, ".kubernetes.io") || strings.HasSuffix(domain, ".k8s.io") {

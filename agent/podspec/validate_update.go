@@ -3,6 +3,7 @@ package podspec
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -104,12 +105,12 @@ func (c *checker) annotationUpdate(new, old map[string]string) {
 		return key == v1.MirrorPodAnnotationKey || strings.HasPrefix(key, v1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix)
 	}
 	at := field.NewPath("metadata", "annotations")
-	for key, was := range old {
-		if is, ok := new[key]; frozen(key) && (!ok || is != was) {
+	for _, key := range slices.Sorted(maps.Keys(old)) {
+		if is, ok := new[key]; frozen(key) && (!ok || is != old[key]) {
 			c.forbidden(at.Key(key), "may not be removed or updated")
 		}
 	}
-	for key := range new {
+	for _, key := range slices.Sorted(maps.Keys(new)) {
 		if _, ok := old[key]; frozen(key) && !ok {
 			c.forbidden(at.Key(key), "may not be added to a pod that is there")
 		}
@@ -178,18 +179,8 @@ func (c *checker) resizeInit(new, old []v1.Container, at *field.Path) {
 	for i := range old {
 		at := at.Index(i)
 		c.nothingTaken(&new[i], &old[i], at)
-		changed := !apiequality.Semantic.DeepEqual(new[i], old[i])
-		maskContainer(&new[i], &old[i])
-		if !apiequality.Semantic.DeepEqual(new[i], old[i]) {
+		if maskContainer(&new[i], &old[i]); !apiequality.Semantic.DeepEqual(new[i], old[i]) {
 			c.forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable")
-		}
-		if sidecar := new[i].RestartPolicy != nil && *new[i].RestartPolicy == v1.ContainerRestartPolicyAlways; sidecar || !changed {
-			continue
-		}
-		for _, p := range new[i].ResizePolicy {
-			if p.RestartPolicy == v1.RestartContainer {
-				c.forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized")
-			}
 		}
 	}
 }
