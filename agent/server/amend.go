@@ -20,6 +20,8 @@ type Amend struct {
 	Ephemeral func(ctx context.Context, uid pod.UID, c v1.EphemeralContainer) error
 	// Condition sets a condition that a readiness gate waits for.
 	Condition func(ctx context.Context, uid pod.UID, c v1.PodCondition) error
+	// Resize asks for other resources, and returns the generation of the pod with them.
+	Resize func(ctx context.Context, uid pod.UID, patch ResizePatch) (generation int64, err error)
 }
 
 // maxAmendBody bounds one container or condition.

@@ -57,6 +57,7 @@ func New(c Config) *Server {
 
 		"POST /berth/v1/pods/{ns}/{pod}/ephemeralcontainers": s.addEphemeral,
 		"PUT /berth/v1/pods/{ns}/{pod}/conditions":           s.setCondition,
+		"PUT /berth/v1/pods/{ns}/{pod}/resize":               s.resize,
 
 		"GET /berth/v1/images":              s.listImages,
 		"POST /berth/v1/images/pull":        s.pullImage,

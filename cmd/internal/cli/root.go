@@ -77,7 +77,7 @@ func New(version string, std IO) *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.namespace, "namespace", "n", "default", "namespace of the pods")
 	root.AddCommand(agentCommand(a), runCommand(a), getCommand(a), describeCommand(a), logsCommand(a), execCommand(a), attachCommand(a),
 		debugCommand(a), setConditionCommand(a),
-		portForwardCommand(a), stopCommand(a), imagesCommand(a), whyCommand(a), checkCommand(a), configCommand(a), versionCommand(a),
+		portForwardCommand(a), stopCommand(a), resizeCommand(a), imagesCommand(a), whyCommand(a), checkCommand(a), configCommand(a), versionCommand(a),
 		completionCommand(a), purgeCommand(a))
 	_ = root.RegisterFlagCompletionFunc("namespace", a.completeNamespaces) // the flag exists: this cannot fail
 	return root

@@ -58,6 +58,7 @@ type node struct {
 	ips                   []string
 	event                 func(pod.UID, pod.Event)
 	preemption            preemption
+	early                 earlyEvents
 	noStrictGroups        bool // the runtime cannot do supplementalGroupsPolicy Strict
 	// recursive are the handlers that can make mounts recursively read-only; it is
 	// filled before the first pod is looked at, and not changed then.
@@ -173,7 +174,7 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 		Logger: o.Log,
 	})
 	n.dispatcher = dispatch.New(ctx, dispatch.Config{
-		Sources: []pod.Source{pod.SourceFile, pod.SourceHTTP, pod.SourceRun}, Admit: n.admit,
+		Sources: []pod.Source{pod.SourceFile, pod.SourceHTTP, pod.SourceRun}, Admit: n.admit, Allocate: n.allocate,
 		Worker: worker.Deps{
 			Runtime: podRuntime{n.runtime, n.makeRoom}, Probes: &podProbes{Prober: n.prober, set: map[pod.UID]int{}}, Records: n.records,
 			Publish: sink.Publish, Events: sink.Event, Log: o.Log,
@@ -268,6 +269,7 @@ func (n *node) run(ctx context.Context, more ...func(context.Context) error) err
 		return n.runtime.Run(ctx, runtime.Hints{Pod: n.dispatcher.Hint, All: n.dispatcher.HintAll})
 	})
 	loop(n.prober.Run)
+	loop(n.dispatcher.RunResizes)
 	for _, f := range more {
 		loop(f)
 	}

@@ -15,6 +15,7 @@ import (
 // amend changes running pods through their workers.
 func (n *node) amend() server.Amend {
 	return server.Amend{
+		Resize: n.resize,
 		Ephemeral: func(ctx context.Context, uid pod.UID, c v1.EphemeralContainer) error {
 			c = defaulted(c)
 			return n.dispatcher.Amend(ctx, uid, func(s *plan.State) error { return s.AddEphemeral(c, ephemeralAllowed) })
