@@ -1,25 +1,15 @@
 package node
 
 import (
-	"bufio"
-	"bytes"
-	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	v1 "k8s.io/api/core/v1"
 )
 
 // TestIdentity sees from inside containers who they are told to be: environment,
@@ -33,11 +23,14 @@ func TestIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Flags = []string{"--config", config}
+	if err := os.Chmod(a.Dir, 0o711); err != nil { // root of a user namespace is nobody here, and must get through
+		t.Fatal(err)
+	}
 	a.Start()
 	a.ImportBusybox()
 	for name, test := range map[string]func(*testing.T, *Agent){
 		"environment": testEnvironment, "missing objects": testMissingObjects, "file keys": testFileKeys, "names": testNames, "hosts files": testHostsFiles, "resolvers": testResolvers,
-		"subPathExpr": testSubPathExpr, "devices and last words": testDevices, "http hooks": testHTTPHooks, "refused": testUnsupported, "log links": testLogLinks,
+		"subPathExpr": testSubPathExpr, "devices and last words": testDevices, "http hooks": testHTTPHooks, "refused": testUnsupported, "user namespaces": testUserNamespaces, "log links": testLogLinks,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -296,229 +289,4 @@ func testSubPathExpr(t *testing.T, a *Agent) {
 	a.sees("expr", "echo here > /part/file; cat /all/in/expr/x/file", "here")
 	a.up("expr-none", podOf("expr-none", `    volumeMounts: [{name: work, mountPath: /part, subPathExpr: "$(NOBODY)"}]`, "  volumes: [{name: work, emptyDir: {}}]"))
 	a.Wait("expr-none", 30*time.Second, waiting("CreateContainerConfigError", "NOBODY"))
-}
-
-func testDevices(t *testing.T, a *Agent) {
-	a.up("device", podOf("device", `    securityContext: {privileged: true}
-    volumeMounts:
-    - {name: zero, mountPath: /given/zero}
-    - {name: work, mountPath: /work, readOnly: true, recursiveReadOnly: IfPossible}
-    lifecycle: {postStart: {exec: {command: [sh, -c, "echo said by a hook > /dev/termination-log"]}}}`,
-		"  restartPolicy: Never\n  volumes: [{name: zero, hostPath: {path: /dev/zero, type: CharDevice}}, {name: work, emptyDir: {}}]"))
-	a.Wait("device", 30*time.Second, Ready)
-	a.sees("device", "test -c /given/zero && head -c 3 /given/zero | tr '\\0' z; touch /work/x 2>&1 | grep -c Read-only", "zzz1")
-	_, _ = a.Berth("exec", "device", "-c", "c", "--", "kill", "1") // it may end the exec too
-	a.Wait("device", 20*time.Second, func(p *v1.Pod) error {
-		if s := containerStatus(p, "c").State.Terminated; s == nil || s.Message != "said by a hook\n" {
-			return fmt.Errorf("terminated %+v", s)
-		}
-		return nil
-	})
-}
-
-func testHTTPHooks(t *testing.T, a *Agent) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // pods in the node's network reach it
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mu sync.Mutex
-	var asked []string
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		asked = append(asked, fmt.Sprintf("%s %s %s auth=%q own=%s", r.Method, r.URL.Path, r.UserAgent(), r.Header.Get("Authorization"), r.Header.Get("X-Own")))
-		w.WriteHeader(http.StatusTeapot)
-	})}
-	go func() { _ = server.Serve(listener) }() // ends with Close
-	t.Cleanup(func() { server.Close() })
-	hook := func(kind, path, scheme string) string {
-		return fmt.Sprintf("%s: {httpGet: {host: 127.0.0.1, port: %d, path: %s, scheme: %s, httpHeaders: [{name: Authorization, value: Bearer x}, {name: X-Own, value: mine}]}}", kind, listener.Addr().(*net.TCPAddr).Port, path, scheme)
-	}
-	a.Place("hooked.yaml", podOf("hooked", "    lifecycle: {"+hook("postStart", "/up", "HTTP")+", "+hook("preStop", "/down", "HTTPS")+"}", "  hostNetwork: true"))
-	a.Wait("hooked", 30*time.Second, Ready) // whatever the status of the answer
-	a.Unplace("hooked.yaml")
-	a.WaitGone("hooked", 30*time.Second)
-	mu.Lock()
-	defer mu.Unlock()
-	if want := []string{`GET /up kube-lifecycle/1.36 auth="Bearer x" own=mine`, `GET /down kube-lifecycle/1.36 auth="" own=mine`}; !slices.Equal(asked, want) {
-		t.Errorf("asked %q, want %q", asked, want)
-	}
-	if events := a.Must("get", "events", "-A"); !strings.Contains(events, "LifecycleHTTPFallback") {
-		t.Errorf("no event about the fallback to HTTP:\n%s", events)
-	}
-}
-
-// testUnsupported: what this machine's runtimes cannot do is refused in a
-// sentence, and what they can do works.
-func testUnsupported(t *testing.T, a *Agent) {
-	a.up("users", podOf("users", "", "  hostUsers: false"))
-	Eventually(t, 30*time.Second, func() error {
-		p, err := a.Pod("users")
-		if err != nil {
-			return err
-		}
-		if Ready(p) == nil {
-			a.sees("users", "awk '{print ($1 == 0 && $2 >= 65536)}' /proc/self/uid_map", "1")
-			return nil
-		}
-		why, err := a.Berth("why", "users")
-		if !strings.Contains(why, "can't set spec.hostUsers: false, runtime does not support user namespaces: ") {
-			return fmt.Errorf("%s%v", why, err)
-		}
-		return nil
-	})
-}
-
-// shipper reads links as log shippers do: it looks for them in a directory,
-// follows each by name, and opens it again when it leads to another file.
-type shipper struct {
-	dir, prefix string
-	open        map[string]*os.File
-	got         map[string]*bytes.Buffer // by link
-}
-
-func (s *shipper) look(t *testing.T) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil && !os.IsNotExist(err) {
-		t.Error(err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), s.prefix) && s.open[e.Name()] == nil {
-			if f, err := os.Open(filepath.Join(s.dir, e.Name())); err == nil {
-				s.open[e.Name()] = f
-				if s.got[e.Name()] == nil {
-					s.got[e.Name()] = &bytes.Buffer{}
-				}
-			}
-		}
-	}
-	for name, f := range s.open {
-		there, err := os.Stat(filepath.Join(s.dir, name)) // before reading: what was written until the change is read
-		if _, err := io.Copy(s.got[name], f); err != nil {
-			t.Error(err)
-		}
-		if mine, e := f.Stat(); err == nil && e == nil && !os.SameFile(mine, there) {
-			f.Close()
-			next, err := os.Open(filepath.Join(s.dir, name))
-			if err != nil {
-				delete(s.open, name)
-				continue
-			}
-			s.open[name] = next
-		}
-	}
-}
-
-func (s *shipper) run(ctx context.Context, t *testing.T) {
-	for ctx.Err() == nil {
-		s.look(t)
-		time.Sleep(5 * time.Millisecond)
-	}
-	for name, f := range s.open {
-		if _, err := io.Copy(s.got[name], f); err != nil {
-			t.Error(err)
-		}
-		f.Close()
-	}
-}
-
-func testLogLinks(t *testing.T, a *Agent) {
-	links := filepath.Join(a.Dir, "containers")
-	name := regexp.MustCompile(`^linked_default_c-[0-9a-f]{64}\.log$`)
-	s := &shipper{dir: links, prefix: "linked_default_", open: map[string]*os.File{}, got: map[string]*bytes.Buffer{}}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); s.run(ctx, t) }()
-	defer func() { cancel(); <-done }()
-	body := strings.Replace(podOf("linked", "", ""), `trap "exit 0" TERM; while :; do sleep 1 & wait $!; done`,
-		`trap "exit 0" TERM; n=0; while :; do n=$((n+1)); echo line $n of a log that is followed by its link; usleep 5000; [ -e /stop ] && exit 0; done`, 1)
-	a.Place("linked.yaml", body)
-	a.Wait("linked", 30*time.Second, Ready)
-	logs, err := filepath.Glob(filepath.Join(a.Dir, "log", "default_linked_*", "c"))
-	if err != nil || len(logs) != 1 {
-		t.Fatalf("log directory: %v, %v", logs, err)
-	}
-	Eventually(t, 60*time.Second, func() error { // the log is rotated, more than once
-		if rotated, _ := filepath.Glob(logs[0] + "/0.log.*"); len(rotated) < 2 {
-			return fmt.Errorf("rotated: %v", rotated)
-		}
-		return nil
-	})
-	a.inside("linked", "touch /stop")
-	a.Wait("linked", 30*time.Second, func(p *v1.Pod) error {
-		if c := containerStatus(p, "c"); c.RestartCount < 1 || c.State.Running == nil {
-			return fmt.Errorf("not restarted: %+v", c)
-		}
-		return nil
-	})
-	time.Sleep(300 * time.Millisecond) // the second instance says something
-	entries, err := os.ReadDir(links)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "linked_") && !name.MatchString(e.Name()) {
-			t.Errorf("a shipper could not take this name apart: %s", e.Name())
-		}
-	}
-	a.Unplace("linked.yaml")
-	a.WaitGone("linked", 30*time.Second)
-	cancel()
-	<-done
-	if len(s.got) != 2 {
-		t.Errorf("%d links, want one for each instance", len(s.got))
-	}
-	for link, text := range s.got {
-		inOrder(t, link, text)
-	}
-	if left, _ := filepath.Glob(links + "/linked_*"); len(left) != 0 {
-		t.Errorf("links are left: %v", left)
-	}
-}
-
-// inOrder sees that no line is missing and none comes twice.
-func inOrder(t *testing.T, link string, text *bytes.Buffer) {
-	n := 0
-	for lines := bufio.NewScanner(text); lines.Scan(); {
-		n++
-		if want := fmt.Sprintf(" stdout F line %d of a log that is followed by its link", n); !strings.HasSuffix(lines.Text(), want) {
-			t.Fatalf("%s: line %d is %q", link, n, lines.Text())
-		}
-	}
-	if n < 5 {
-		t.Errorf("%s: only %d lines were shipped", link, n)
-	}
-}
-
-// TestLogLinksAfterKill kills the agent while pods run, takes logs and links away
-// behind its back, and finds the links right after the next start.
-func TestLogLinksAfterKill(t *testing.T) {
-	a := New(t, Binary(t, "BERTH_BIN"))
-	a.Start()
-	a.ImportBusybox()
-	a.Place("kept.yaml", podOf("kept", "", ""))
-	a.Wait("kept", 30*time.Second, Ready)
-	a.end(syscall.SIGKILL)
-	links := filepath.Join(a.Dir, "containers")
-	dangling := filepath.Join(links, "gone_default_c-0123.log")
-	if err := os.Symlink(filepath.Join(a.Dir, "log", "default_gone_u", "c", "0.log"), dangling); err != nil {
-		t.Fatal(err)
-	}
-	a.Start()
-	a.Wait("kept", 30*time.Second, Ready)
-	if _, err := os.Lstat(dangling); !os.IsNotExist(err) {
-		t.Errorf("a dangling link stays: %v", err)
-	}
-	have, err := filepath.Glob(links + "/kept_default_c-*.log")
-	if err != nil || len(have) != 1 {
-		t.Fatalf("links %v, %v", have, err)
-	}
-	if st, err := os.Stat(have[0]); err != nil || !st.Mode().IsRegular() {
-		t.Errorf("the link leads to %v, %v", st, err)
-	}
-	a.Stop()
-	a.Purge()
-	if have, _ = filepath.Glob(links + "/*"); len(have) != 0 {
-		t.Errorf("links are left after purge: %v", have)
-	}
 }
