@@ -138,13 +138,13 @@ func removeCgroup(host ocispec.Host, path string) error {
 	return nil
 }
 
-// oomKilled tells whether the kernel has killed for memory in the container's
+// oomKills counts how often the kernel has killed for memory in the container's
 // cgroup. Its counter is there until the container is removed, and unlike the
 // monitor's file it cannot be late.
-func oomKilled(host ocispec.Host, path string) bool {
+func oomKills(host ocispec.Host, path string) int64 {
 	dirs := cgroupDirs(host, path)
 	if len(dirs) == 0 {
-		return false
+		return 0
 	}
 	file := "memory.oom_control"
 	if host.CgroupV2 {
@@ -152,13 +152,17 @@ func oomKilled(host ocispec.Host, path string) bool {
 	}
 	f, err := os.Open(filepath.Join(dirs[0], file))
 	if err != nil {
-		return false
+		return 0
 	}
 	defer f.Close()
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if n, ok := strings.CutPrefix(sc.Text(), "oom_kill "); ok && n != "0" {
-			return true
+		if n, ok := strings.CutPrefix(sc.Text(), "oom_kill "); ok {
+			kills, err := strconv.ParseInt(n, 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kills
 		}
 	}
-	return false
+	return 0
 }

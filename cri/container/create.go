@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/ociruntime"
 	"github.com/berthd/berth/cri/ocispec"
@@ -30,7 +31,9 @@ type CreateRequest struct {
 	Sandbox ocispec.Sandbox
 	// Handler is the sandbox's runtime handler.
 	Handler string
-	Image   Image
+	// Labels are the sandbox's SELinux labels, whose level the container shares.
+	Labels label.Labels
+	Image  Image
 	// ImageConfig is the image's own configuration.
 	ImageConfig imagespec.ImageConfig
 }
@@ -82,7 +85,7 @@ func (s *Store) begin(id string, req CreateRequest) (*container, error) {
 		return nil, fmt.Errorf("encoding the pod's metadata: %w", err)
 	}
 	c, err := newContainer(id, Record{
-		SandboxID: req.Sandbox.ID, Handler: req.Handler, ImageVolumes: len(imagesOf(req.Config)), Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
+		SandboxID: req.Sandbox.ID, Handler: req.Handler, Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
 		CgroupsPath: ocispec.CgroupsPath(s.cfg.Host.SystemdCgroup, req.Sandbox.CgroupParent, id),
 	})
 	if err != nil {
@@ -107,6 +110,10 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 			return fmt.Errorf("making the directories of container %s: %w", c.id, err)
 		}
 	}
+	var err error
+	if req.Labels, err = s.cfg.Labels.ForContainer(req.Labels, req.Config.GetLinux().GetSecurityContext()); err != nil {
+		return err
+	}
 	users := req.Sandbox.Users
 	if users.NS != "" {
 		if err := s.openTo(c.id, users); err != nil {
@@ -114,7 +121,7 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 		}
 	}
 	failpoint.Hit("cri/container/mount-rootfs")
-	if err := s.cfg.Rootfs.MountRootfs(ctx, RootfsMount{ID: c.id, Image: req.Image.ID, Target: rootfs, Users: users}); err != nil {
+	if err := s.cfg.Rootfs.MountRootfs(ctx, RootfsMount{ID: c.id, Image: req.Image.ID, Target: rootfs, Users: users, Label: req.Labels.Mount}); err != nil {
 		return fmt.Errorf("mounting the root filesystem of container %s: %w", c.id, err)
 	}
 	failpoint.Hit("cri/container/mount-rootfs-done")
@@ -140,7 +147,7 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 	}
 	initID, err := s.cfg.Monitor.Create(ctx, mc)
 	var fault *ociruntime.Error
-	failure := ""
+	failure, code := "", int32(0)
 	if err == nil {
 		s.filters.keep(profile, rt, c.id)
 	}
@@ -149,12 +156,12 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 	}
 	switch {
 	case errors.As(err, &fault) && fault.OfContainer():
-		failure = fault.Message
+		failure, code = fault.Message, startCode(fault)
 	case err != nil:
 		return err
 	}
 	_, err = s.update(c, func(r *Record) bool {
-		r.Init, r.StartFailure, r.Complete = initID, failure, true
+		r.Init, r.StartFailure, r.StartCode, r.Complete = initID, failure, code, true
 		return true
 	})
 	return err

@@ -61,9 +61,14 @@ func (s *Store) look(c *container) {
 		s.recordExit(c, Exit{At: time.Now(), Code: killedCode, Reason: reasonUnknown, Message: err.Error()})
 	case ok:
 		e := Exit{At: exit.At, Code: exit.Code, Reason: reasonCompleted}
+		if e.OOMKills = oomKills(s.cfg.Host, rec.CgroupsPath); e.OOMKills == 0 && s.sawOOM(c) {
+			e.OOMKills = 1
+		}
 		if e.Code != 0 {
 			e.Reason = reasonError
-			if s.sawOOM(c, rec) {
+			// The kernel may have killed a child, or the first process after all others:
+			// only one that ended by SIGKILL, and not by ours, was killed itself.
+			if e.OOMKills > 0 && e.Code == killedCode && !rec.Signalled {
 				e.Reason, e.Message = reasonOOMKilled, "killed by the kernel: the container used more memory than its limit allows"
 			}
 		}
@@ -73,11 +78,10 @@ func (s *Store) look(c *container) {
 	}
 }
 
-func (s *Store) sawOOM(c *container, rec Record) bool {
-	if _, err := os.Stat(filepath.Join(s.bundle(c.id), "oom")); err == nil {
-		return true
-	}
-	return oomKilled(s.cfg.Host, rec.CgroupsPath)
+// sawOOM tells whether the monitor has noted that the kernel killed.
+func (s *Store) sawOOM(c *container) bool {
+	_, err := os.Stat(filepath.Join(s.bundle(c.id), "oom"))
+	return err == nil
 }
 
 // recordExit is the one place where containers end. What the PID namespace of a

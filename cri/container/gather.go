@@ -14,8 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/mountinfo"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -54,14 +52,22 @@ func (s *Store) gather(ctx context.Context, c *container, req CreateRequest) (oc
 			return in, err
 		}
 	}
+	if kind, name := ocispec.AppArmorProfile(sec); kind == runtimeapi.SecurityProfile_Localhost && name != "" {
+		if err = s.cfg.AppArmor.Check(name); err != nil {
+			return in, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+		}
+	}
 	if ns := sec.GetNamespaceOptions(); ns.GetPid() == runtimeapi.NamespaceMode_TARGET {
 		if in.TargetPIDNamespace, err = s.targetNamespace(ns.GetTargetId(), req.Sandbox.ID); err != nil {
 			return in, err
 		}
 	}
-	if s.cfg.Host.SELinux {
-		if in.ProcessLabel, in.MountLabel, err = seLabels(in.Config); err != nil {
-			return in, err
+	in.ProcessLabel, in.MountLabel = req.Labels.Process, req.Labels.Mount
+	for _, m := range in.Config.GetMounts() {
+		if m.GetSelinuxRelabel() && m.GetHostPath() != "" {
+			if err := s.cfg.Labels.Relabel(m.GetHostPath(), in.MountLabel); err != nil {
+				return in, err
+			}
 		}
 	}
 	return in, s.stageAll(ctx, c, &in)
@@ -263,30 +269,6 @@ func hostDevices(dir string) ([]ocispec.Device, error) {
 	return out, nil
 }
 
-const maxSeccomp = 4 << 20
-
-// loadSeccomp reads a Localhost profile; whatever is wrong with it fails the container.
-func loadSeccomp(ref string) (*specs.LinuxSeccomp, error) {
-	path := strings.TrimPrefix(ref, "localhost/")
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("seccomp profile %q is not an absolute path: %w", ref, errdefs.ErrInvalidArgument)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("loading the seccomp profile: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSeccomp))
-	if err != nil {
-		return nil, fmt.Errorf("loading the seccomp profile: %w", err)
-	}
-	p, err := ocispec.ParseSeccomp(b)
-	if err != nil {
-		return nil, kinded(fmt.Errorf("%s: %w", path, err))
-	}
-	return p, nil
-}
-
 // targetNamespace is the PID namespace of a running container of the same pod.
 func (s *Store) targetNamespace(target, sandboxID string) (string, error) {
 	t, err := s.complete(target)
@@ -301,33 +283,4 @@ func (s *Store) targetNamespace(target, sandboxID string) (string, error) {
 		return "", fmt.Errorf("target container %s is not running: %w", target, errdefs.ErrFailedPrecondition)
 	}
 	return fmt.Sprintf("/proc/%d/ns/pid", rec.Init.PID), nil
-}
-
-// seLabels makes the labels and relabels the mounts that ask for it.
-func seLabels(cfg *runtimeapi.ContainerConfig) (process, mount string, err error) {
-	sec := cfg.GetLinux().GetSecurityContext()
-	if sec.GetPrivileged() {
-		return "", "", nil
-	}
-	var opts []string
-	for k, v := range map[string]string{
-		"user": sec.GetSelinuxOptions().GetUser(), "role": sec.GetSelinuxOptions().GetRole(),
-		"type": sec.GetSelinuxOptions().GetType(), "level": sec.GetSelinuxOptions().GetLevel(),
-	} {
-		if v != "" {
-			opts = append(opts, k+":"+v)
-		}
-	}
-	if process, mount, err = label.InitLabels(opts); err != nil {
-		return "", "", fmt.Errorf("making SELinux labels: %w", err)
-	}
-	for _, m := range cfg.GetMounts() {
-		if m.GetSelinuxRelabel() {
-			failpoint.Hit("cri/container/relabel")
-			if err := label.Relabel(m.GetHostPath(), mount, true); err != nil && !errors.Is(err, unix.ENOTSUP) {
-				return "", "", fmt.Errorf("relabelling %s: %w", m.GetHostPath(), err)
-			}
-		}
-	}
-	return process, mount, nil
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/berthd/berth/cri/ocispec"
-	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +20,6 @@ func DetectHost(systemd bool) ocispec.Host {
 		Controllers:   map[string]bool{},
 		Capabilities:  ocispec.Capabilities(boundingSet()),
 		HardRlimits:   map[string]uint64{},
-		SELinux:       selinux.GetEnabled(),
 		Seccomp:       unix.Prctl(unix.PR_GET_SECCOMP, 0, 0, 0, 0) == nil,
 	}
 	h.CanLowerOOMScore = hasEffective(unix.CAP_SYS_RESOURCE)
@@ -53,8 +51,6 @@ func DetectHost(systemd bool) ocispec.Host {
 			h.HardRlimits[name] = lim.Max
 		}
 	}
-	b, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	h.AppArmor = strings.TrimSpace(string(b)) == "Y"
 	return h
 }
 

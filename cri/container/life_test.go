@@ -137,6 +137,21 @@ func TestOOM(t *testing.T) {
 	})
 }
 
+// A child that the kernel killed is not the container: its end is its own.
+func TestOOMOfChild(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		cfg := n.config("sh", "-c", "dd if=/dev/zero of=/dev/null bs=100M count=1; exit 3")
+		cfg.Linux.Resources.MemoryLimitInBytes = 32 << 20
+		id := n.start(cfg)
+		if st := n.exited(id); st.Reason != "Error" || st.ExitCode != 3 {
+			t.Errorf("status %d %s %q", st.ExitCode, st.Reason, st.Message)
+		}
+		if f, err := n.store.Facts(id); err != nil || f.OOMKills == 0 {
+			t.Errorf("facts %+v, %v: the kill is not counted", f, err)
+		}
+	})
+}
+
 func TestStartErrors(t *testing.T) {
 	each(t, func(t *testing.T, n *node) {
 		file := filepath.Join(n.dir, "file")
@@ -149,12 +164,14 @@ func TestStartErrors(t *testing.T) {
 			name string
 			cfg  *runtimeapi.ContainerConfig
 			say  string
+			code int32
+			why  string
 		}{
-			{"missing", n.config("/bin/nonesuch"), "is not in the image"},
-			{"not on path", n.config("nonesuch"), "is not in the image"},
-			{"denied", n.config("/bin/notexec"), "may not be executed"},
-			{"directory", n.config("/etc"), "may not be executed"},
-			{"mount", onto, "is a directory, the other is a file"},
+			{"missing", n.config("/bin/nonesuch"), "is not in the image", 127, "ContainerCannotRun"},
+			{"not on path", n.config("nonesuch"), "is not in the image", 127, "ContainerCannotRun"},
+			{"denied", n.config("/bin/notexec"), "may not be executed", 126, "ContainerCannotRun"},
+			{"directory", n.config("/etc"), "may not be executed", 126, "ContainerCannotRun"},
+			{"mount", onto, "is a directory, the other is a file", 128, "StartError"},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
 				id := n.create(tc.cfg)
@@ -163,7 +180,7 @@ func TestStartErrors(t *testing.T) {
 					t.Errorf("start: %v, want %q", err, tc.say)
 				}
 				st := n.status(id)
-				if st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 128 || st.Reason != "StartError" || !strings.Contains(st.Message, tc.say) {
+				if st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != tc.code || st.Reason != tc.why || !strings.Contains(st.Message, tc.say) {
 					t.Errorf("status %v %d %s %q", st.State, st.ExitCode, st.Reason, st.Message)
 				}
 			})

@@ -26,8 +26,6 @@ type Record struct {
 	Handler string `json:"handler,omitempty"`
 	// HostUser is who its user is on the host, if it lives in a user namespace.
 	HostUser *HostUser `json:"hostUser,omitempty"`
-	// ImageVolumes is how many image volumes may be mounted for it.
-	ImageVolumes int `json:"imageVolumes,omitempty"`
 	// Config is the runtimeapi.ContainerConfig, in protobuf's wire form.
 	Config []byte `json:"config"`
 	// Pod is the runtimeapi.PodSandboxMetadata, likewise.
@@ -48,6 +46,8 @@ type Record struct {
 	// container's own: told when it is started, as the place where a wrong
 	// command is expected to come out.
 	StartFailure string `json:"startFailure,omitempty"`
+	// StartCode is the exit code that goes with StartFailure.
+	StartCode int32 `json:"startCode,omitempty"`
 	// StartAt is when its start was begun; Started that it succeeded.
 	StartAt time.Time `json:"startAt"`
 	Started bool      `json:"started"`
@@ -63,6 +63,8 @@ type Exit struct {
 	Code    int32     `json:"code"`
 	Reason  string    `json:"reason"`
 	Message string    `json:"message,omitempty"`
+	// OOMKills is how often the kernel killed in its cgroup for want of memory.
+	OOMKills int64 `json:"oomKills,omitempty"`
 }
 
 // Image is what the image store knows of a container's image.
@@ -79,12 +81,16 @@ const (
 	reasonError      = "Error"
 	reasonOOMKilled  = "OOMKilled"
 	reasonStartError = "StartError"
+	reasonCannotRun  = "ContainerCannotRun"
 	reasonUnknown    = "ContainerStatusUnknown"
 )
 
 const (
-	// startErrorCode is the exit code of what never ran.
+	// startErrorCode is the exit code of what never ran; the other two are a
+	// shell's, for a command that is not there and one that may not be executed.
 	startErrorCode = 128
+	deniedCode     = 126
+	notFoundCode   = 127
 	// killedCode is 128 + SIGKILL.
 	killedCode = 137
 )

@@ -68,7 +68,7 @@ func (s *Store) teardown(ctx context.Context, c *container) error {
 	if rec.CgroupsPath != "" {
 		errs = append(errs, removeCgroup(s.cfg.Host, rec.CgroupsPath))
 	}
-	errs = append(errs, s.cfg.Monitor.RemoveExit(c.id), s.unstage(ctx, c.id, rec.ImageVolumes), s.unmount(ctx, c.id))
+	errs = append(errs, s.cfg.Monitor.RemoveExit(c.id), s.unstage(ctx, c.id), s.unmount(ctx, c.id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("removing container %s: %w", c.id, err)
 	}

@@ -112,6 +112,17 @@ func TestHalfMadeIsRemoved(t *testing.T) {
 			must(t, err)
 			must(t, n.store.records.Write(id, Record{SandboxID: "s", Monitor: who, CgroupsPath: n.parent + "/" + id}))
 		},
+		"volumes mounted": func(id string) {
+			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
+			n.mountVolumes(id)
+		},
+		"volumes mounted, corrupt": func(id string) {
+			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
+			n.mountVolumes(id)
+			for _, name := range []string{"record.json", "record.json.copy"} {
+				must(t, os.WriteFile(filepath.Join(n.store.records.Path(id), name), []byte("{"), 0o600))
+			}
+		},
 		"corrupt": func(id string) {
 			must(t, n.store.records.Write(id, Record{SandboxID: "s"}))
 			must(t, os.WriteFile(filepath.Join(n.store.records.Path(id), "record.json"), []byte("{"), 0o600))
@@ -128,6 +139,32 @@ func TestHalfMadeIsRemoved(t *testing.T) {
 				t.Errorf("left: %v\n%s", err, n.log)
 			}
 		})
+	}
+}
+
+// mountVolumes stages a volume, and an image volume with a part of it.
+func (n *node) mountVolumes(id string) {
+	n.t.Helper()
+	vol := n.t.TempDir()
+	must(n.t, os.WriteFile(filepath.Join(vol, "precious"), nil, 0o600))
+	n.t.Cleanup(func() {
+		if _, err := os.Stat(filepath.Join(vol, "precious")); err != nil {
+			n.t.Errorf("the volume's content went with the container: %v", err)
+		}
+	})
+	must(n.t, os.Mkdir(n.store.mounts(id), 0o700))
+	must(n.t, n.store.mountImage(n.t.Context(), RootfsMount{ID: volumeID(id, 0), Image: "volume:test", Target: n.store.volume(id, 0), Volume: true}))
+	_, err := n.store.stage(id, "0", vol, staging{private: true})
+	must(n.t, err)
+	_, err = n.store.stage(id, "1", filepath.Join(n.store.volume(id, 0), "etc/passwd"), staging{})
+	must(n.t, err)
+	must(n.t, os.WriteFile(filepath.Join(n.store.mounts(id), "2"), nil, 0o600)) // a mount point alone
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -150,13 +187,6 @@ func TestUntoldContainerIsRemoved(t *testing.T) {
 			t.Errorf("left: %v", err)
 		}
 	})
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // What a client of the earlier agent ran has lost its client.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/ocispec"
@@ -62,7 +63,8 @@ func (s *Store) stageAll(ctx context.Context, c *container, in *ocispec.Input) e
 		return fmt.Errorf("making the directory for mounts of container %s: %w", c.id, err)
 	}
 	for k, image := range images {
-		if err := s.mountImage(ctx, c.id, k, image, users); err != nil {
+		m := RootfsMount{ID: volumeID(c.id, k), Image: image, Target: s.volume(c.id, k), Volume: true, Users: users, Label: in.MountLabel}
+		if err := s.mountImage(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -154,17 +156,16 @@ func (s *Store) volume(id string, k int) string {
 	return filepath.Join(s.mounts(id), "img"+strconv.Itoa(k))
 }
 
-func (s *Store) mountImage(ctx context.Context, id string, k int, image string, users ocispec.Users) error {
-	target := s.volume(id, k)
+func (s *Store) mountImage(ctx context.Context, m RootfsMount) error {
 	failpoint.Hit("cri/container/mkdir-image-volume")
-	err := os.Mkdir(target, 0o711)
+	err := os.Mkdir(m.Target, 0o711)
 	if err == nil || errors.Is(err, os.ErrExist) {
 		failpoint.Hit("cri/container/mount-image-volume")
-		err = s.cfg.Rootfs.MountRootfs(ctx, RootfsMount{ID: volumeID(id, k), Image: image, Target: target, Volume: true, Users: users})
+		err = s.cfg.Rootfs.MountRootfs(ctx, m)
 		failpoint.Hit("cri/container/mount-image-volume-done")
 	}
 	if err != nil {
-		return fmt.Errorf("%w: image %s: %w", crierrors.ErrImageVolumeMountFailed, image, err)
+		return fmt.Errorf("%w: image %s: %w", crierrors.ErrImageVolumeMountFailed, m.Image, err)
 	}
 	return nil
 }
@@ -282,14 +283,7 @@ func fsType(path string) string {
 
 // unstage unmounts all that stageAll made, or any part of it. Mount points are
 // removed one by one: what is still mounted in spite of all is not emptied.
-func (s *Store) unstage(ctx context.Context, id string, images int) error {
-	for k := range images {
-		failpoint.Hit("cri/container/unmount-image-volume")
-		if err := s.cfg.Rootfs.UnmountRootfs(ctx, volumeID(id, k), s.volume(id, k)); err != nil {
-			return fmt.Errorf("unmounting an image volume: %w", err)
-		}
-		failpoint.Hit("cri/container/unmount-image-volume-done")
-	}
+func (s *Store) unstage(ctx context.Context, id string) error {
 	entries, err := os.ReadDir(s.mounts(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -299,6 +293,13 @@ func (s *Store) unstage(ctx context.Context, id string, images int) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.mounts(id), e.Name())
+		if k, ok := strings.CutPrefix(e.Name(), "img"); ok {
+			failpoint.Hit("cri/container/unmount-image-volume")
+			if err := s.cfg.Rootfs.UnmountRootfs(ctx, id+".img"+k, path); err != nil {
+				return fmt.Errorf("unmounting an image volume: %w", err)
+			}
+			failpoint.Hit("cri/container/unmount-image-volume-done")
+		}
 		if err := mountns.UnmountAll(path); err != nil {
 			return fmt.Errorf("unmounting %s: %w", path, err)
 		}

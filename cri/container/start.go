@@ -13,7 +13,8 @@ import (
 
 // Start lets a created container run. Starting a running one succeeds; an
 // exited one is never started again. If it cannot start it becomes Exited with
-// reason StartError.
+// reason ContainerCannotRun (its command is missing, 127, or may not be executed,
+// 126) or StartError (128).
 func (s *Store) Start(ctx context.Context, id string) error {
 	c, err := s.complete(id)
 	if err != nil {
@@ -30,7 +31,11 @@ func (s *Store) Start(ctx context.Context, id string) error {
 	case rec.State() == runtimeapi.ContainerState_CONTAINER_EXITED:
 		return fmt.Errorf("container %s has exited (%s); a container is started once: %w", c.id, rec.Exit.Reason, errdefs.ErrFailedPrecondition)
 	case rec.StartFailure != "":
-		return s.startFailed(c, errors.New(rec.StartFailure))
+		code := rec.StartCode
+		if code == 0 { // a record of an earlier version
+			code = startErrorCode
+		}
+		return s.startFailed(c, errors.New(rec.StartFailure), code)
 	}
 	if _, err := s.update(c, func(r *Record) bool {
 		r.StartAt = time.Now()
@@ -39,7 +44,7 @@ func (s *Store) Start(ctx context.Context, id string) error {
 		return err
 	}
 	if err := s.runtime(rec).Start(ctx, c.id); err != nil && !s.startedAfterAll(ctx, c, err) {
-		return s.startFailed(c, err)
+		return s.startFailed(c, err, startCode(err))
 	}
 	// It may have exited already: then Exit is on record, or soon will be.
 	if _, err := s.update(c, func(r *Record) bool {
@@ -65,13 +70,31 @@ func (s *Store) startedAfterAll(ctx context.Context, c *container, err error) bo
 	return err == nil && st.Status == "running"
 }
 
+// startCode is the exit code of a container that cannot be started because of err.
+func startCode(err error) int32 {
+	var fault *ociruntime.Error
+	if errors.As(err, &fault) {
+		switch fault.Kind {
+		case ociruntime.CommandNotFound:
+			return notFoundCode
+		case ociruntime.CommandDenied:
+			return deniedCode
+		}
+	}
+	return startErrorCode
+}
+
 // startFailed puts the failure on record as the container's end.
-func (s *Store) startFailed(c *container, cause error) error {
+func (s *Store) startFailed(c *container, cause error, code int32) error {
+	reason := reasonStartError
+	if code == notFoundCode || code == deniedCode {
+		reason = reasonCannotRun
+	}
 	changed, err := s.update(c, func(r *Record) bool {
 		if r.Exit != nil {
 			return false
 		}
-		r.Exit = &Exit{At: time.Now(), Code: startErrorCode, Reason: reasonStartError, Message: cause.Error()}
+		r.Exit = &Exit{At: time.Now(), Code: code, Reason: reason, Message: cause.Error()}
 		return true
 	})
 	s.endAll(c)

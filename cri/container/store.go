@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/cri/apparmor"
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/ociruntime"
 	"github.com/berthd/berth/cri/ocispec"
@@ -42,6 +44,8 @@ type RootfsMount struct {
 	Volume bool
 	// Users is whose root owns the files.
 	Users ocispec.Users
+	// Label is the SELinux label of all files; empty: none.
+	Label string
 }
 
 // EventKind is what happened to a container.
@@ -74,6 +78,10 @@ type Config struct {
 	Monitor  *monitor.Monitor
 	Host     ocispec.Host
 	Rlimits  []specs.POSIXRlimit
+	// Labels make SELinux labels; nil makes none.
+	Labels *label.Labeler
+	// AppArmor knows the profiles that are loaded; nil: AppArmor is off.
+	AppArmor *apparmor.Profiles
 	// OnEvent is called after each change, on the goroutine that made it; it
 	// must return at once. May be nil.
 	OnEvent func(Event)
@@ -288,6 +296,8 @@ type Facts struct {
 	LogPath     string
 	Tty         bool
 	Running     bool
+	// OOMKills is how often the kernel killed in its cgroup, known once it has exited.
+	OOMKills int64
 }
 
 // Facts returns a container's facts.
@@ -301,6 +311,8 @@ func (s *Store) Facts(id string) (Facts, error) {
 	f.Running = rec.State() == runtimeapi.ContainerState_CONTAINER_RUNNING
 	if rec.Exit == nil {
 		f.PID = rec.Init.PID
+	} else {
+		f.OOMKills = rec.Exit.OOMKills
 	}
 	return f, nil
 }

@@ -34,7 +34,7 @@ func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi
 		return kinded(err)
 	}
 	failpoint.Hit("cri/container/update-resources")
-	if err := s.cfg.Runtime.Update(ctx, c.id, limits.Spec); err != nil {
+	if err := s.runtime(rec).Update(ctx, c.id, limits.Spec); err != nil {
 		return err
 	}
 	next := proto.CloneOf(cfg)

@@ -25,6 +25,8 @@ type RootfsOptions struct {
 	// Owner is the user namespace whose root is to own the files; nil for the
 	// host's.
 	Owner *snapshot.Owner
+	// Label is the SELinux label of all files; empty: none.
+	Label string
 }
 
 // MountRootfs mounts a root filesystem for container at target: the image's

@@ -127,7 +127,6 @@ type Host struct {
 	// AppArmorDefault is the loaded profile that RuntimeDefault stands for.
 	AppArmorDefault string
 	Seccomp         bool
-	SELinux         bool
 }
 
 // Result is what Build makes.

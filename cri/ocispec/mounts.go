@@ -1,12 +1,14 @@
 package ocispec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 )
 
 // setMounts lays out the file systems: the kernel's, the sandbox's files, then
@@ -152,7 +154,8 @@ func accessMode(in Input, m *runtimeapi.Mount) (string, error) {
 	case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
 		return "", invalid("mount at %s: recursive read-only needs private propagation", m.GetContainerPath())
 	case !in.Host.RecursiveReadOnly:
-		return "", unsupported("recursive read-only mount at %s", m.GetContainerPath())
+		return "", fmt.Errorf("%w: %w", crierrors.ErrRROUnsupported,
+			unsupported("recursive read-only mount at %s needs Linux 5.12, and crun 1.4 or runc 1.1, or newer", m.GetContainerPath()))
 	}
 	return "rro", nil
 }

@@ -203,7 +203,7 @@ func TestRefusals(t *testing.T) {
 		"device permissions": {func(in *Input) { in.Devices = []Device{{Path: "/dev/x", Type: "c", Permissions: "rx"}} }, ErrInvalid},
 		"image volume": {func(in *Input) {
 			in.Config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i"}}}
-		}, ErrUnsupported},
+		}, ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := base()

@@ -20,10 +20,16 @@ var (
 
 // setProtections hides the kernel's private parts and sets the AppArmor profile.
 func setProtections(spec *specs.Spec, in Input, _ *notes) error {
-	if privileged(in) {
-		return nil
-	}
 	sec := in.Config.GetLinux().GetSecurityContext()
+	if privileged(in) {
+		// By default it has none; one that is named is meant.
+		if kind, _ := AppArmorProfile(sec); kind != runtimeapi.SecurityProfile_Localhost {
+			return nil
+		}
+		profile, err := apparmor(sec, in.Host)
+		spec.Process.ApparmorProfile = profile
+		return err
+	}
 	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = sec.GetMaskedPaths(), sec.GetReadonlyPaths()
 	// On the wire "nothing masked" and "nothing said" look alike. Kubernetes
 	// allows an unmasked /proc only in a user namespace, so elsewhere it is
@@ -39,10 +45,8 @@ func setProtections(spec *specs.Spec, in Input, _ *notes) error {
 	return nil
 }
 
-// apparmor names the profile. RuntimeDefault without AppArmor on the host is
-// nothing; a profile asked for by name and not enforceable is an error.
-func apparmor(sec *runtimeapi.LinuxContainerSecurityContext, host Host) (string, error) {
-	kind, name := runtimeapi.SecurityProfile_RuntimeDefault, ""
+// AppArmorProfile reads which profile is asked for; name is that of a Localhost one.
+func AppArmorProfile(sec *runtimeapi.LinuxContainerSecurityContext) (kind runtimeapi.SecurityProfile_ProfileType, name string) {
 	//lint:ignore SA1019 older clients send only the deprecated field
 	switch p, old := sec.GetApparmor(), sec.GetApparmorProfile(); {
 	case p != nil:
@@ -53,11 +57,17 @@ func apparmor(sec *runtimeapi.LinuxContainerSecurityContext, host Host) (string,
 	default:
 		kind, name = runtimeapi.SecurityProfile_Localhost, old
 	}
+	return kind, strings.TrimPrefix(name, "localhost/")
+}
+
+// apparmor names the profile. RuntimeDefault without AppArmor on the host is
+// nothing; a profile asked for by name and not enforceable is an error.
+func apparmor(sec *runtimeapi.LinuxContainerSecurityContext, host Host) (string, error) {
+	kind, name := AppArmorProfile(sec)
 	switch kind {
 	case runtimeapi.SecurityProfile_Unconfined:
 		return "", nil
 	case runtimeapi.SecurityProfile_Localhost:
-		name = strings.TrimPrefix(name, "localhost/")
 		if !host.AppArmor {
 			return "", unsupported("AppArmor profile %q", name)
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/record"
 	"github.com/berthd/berth/cri/sandbox/internal/podinit"
@@ -26,6 +27,7 @@ type creation struct {
 	resolv   string
 	sysctls  []podinit.Setting
 	users    UserNamespace
+	labels   label.Labels
 }
 
 // Run makes a sandbox and returns its ID. config is kept: it must not change
@@ -104,11 +106,17 @@ func (s *Store) create(ctx context.Context, b *box, c creation, handler string) 
 	if err != nil {
 		return fmt.Errorf("encoding the sandbox configuration: %w", err)
 	}
-	err = s.write(b, func(r *state) { *r = state{Config: raw, Handler: handler, CreatedAt: time.Now()} })
+	if c.labels, err = s.cfg.Labels.ForPod(c.config.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
+		return err
+	}
+	err = s.write(b, func(r *state) { *r = state{Config: raw, Handler: handler, CreatedAt: time.Now(), Labels: c.labels} })
 	if err != nil {
 		return err
 	}
 	if err := makeFiles(s.dir.Path(string(b.id)), c); err != nil {
+		return err
+	}
+	if err := s.labelFiles(s.dir.Path(string(b.id)), c); err != nil {
 		return err
 	}
 	ips, err := s.populate(ctx, b, c)

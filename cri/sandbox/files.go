@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -64,11 +65,24 @@ func makeFiles(dir string, c creation) error {
 	if err := os.Mkdir(f.Shm, 0o700); err != nil {
 		return fmt.Errorf("making the sandbox's /dev/shm: %w", err)
 	}
+	data := label.MountData(fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, uid, gid), c.labels.Mount)
 	failpoint.Hit("cri/sandbox/shm-mount")
-	if err := unix.Mount("shm", f.Shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, uid, gid)); err != nil {
+	if err := unix.Mount("shm", f.Shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, data); err != nil {
 		return fmt.Errorf("mounting the sandbox's /dev/shm: %w", err)
 	}
 	failpoint.Hit("cri/sandbox/shm-mount-done")
+	return nil
+}
+
+// labelFiles gives the files to the pod's containers, where SELinux would keep
+// them from reading.
+func (s *Store) labelFiles(dir string, c creation) error {
+	f := filesIn(dir, c.modes.hostIPC)
+	for _, path := range []string{f.Hostname, f.Hosts, f.ResolvConf} {
+		if err := s.cfg.Labels.Relabel(path, c.labels.Mount); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -141,5 +141,7 @@ func (s *Store) remove(ctx context.Context, b *box) error {
 	delete(s.boxes, b.id)
 	s.mu.Unlock()
 	s.names.Release(string(b.id))
+	rec, _ := b.snapshot()
+	s.cfg.Labels.Release(rec.Labels)
 	return nil
 }

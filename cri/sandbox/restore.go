@@ -70,6 +70,7 @@ func (s *Store) restoreOne(e record.Entry[state], pinned []mountns.Kind) *box {
 		return b
 	}
 	b.config = config
+	s.cfg.Labels.Reserve(b.rec.Labels)
 	if b.stale {
 		b.rec.Init = nil // its number may be another's by now
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/mountns"
 	"google.golang.org/protobuf/encoding/protojson"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,6 +23,8 @@ type state struct {
 	// Init is the PID 1 of a shared PID namespace.
 	Init *process `json:"init,omitempty"`
 	IPs  []string `json:"ips,omitempty"`
+	// Labels hold the pod's SELinux level, taken until the record goes.
+	Labels label.Labels `json:"labels,omitzero"`
 	// Complete: made to the end. Stopped: its end has begun. Released: network,
 	// init and namespaces are gone. They only ever become true, in this order.
 	Complete bool `json:"complete,omitempty"`

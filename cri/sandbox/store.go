@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/record"
 	"github.com/containerd/errdefs"
@@ -41,7 +42,9 @@ type Config struct {
 	Network Network
 	// SystemdCgroup says that cgroup parents are slices of systemd.
 	SystemdCgroup bool
-	Log           *slog.Logger
+	// Labels make SELinux labels; nil makes none.
+	Labels *label.Labeler
+	Log    *slog.Logger
 	// OnChange is told that a sandbox was made, changed or removed. It must not
 	// block. May be nil.
 	OnChange func(ID)
@@ -153,6 +156,8 @@ type Facts struct {
 	// CgroupParent is where the container's cgroup goes.
 	CgroupParent string
 	LogDirectory string
+	// Labels are its SELinux labels, empty where there are none.
+	Labels label.Labels
 	// Users is the mapping of its own user namespace, zero if it has none.
 	Users UserNamespace
 }
@@ -164,6 +169,7 @@ func (s *Store) Facts(id ID) (Facts, error) {
 		return Facts{}, err
 	}
 	st := b.status()
+	rec, _ := b.snapshot()
 	m := modesOf(st.Config)
 	name, err := hostname(st.Config, m)
 	if err != nil {
@@ -174,7 +180,7 @@ func (s *Store) Facts(id ID) (Facts, error) {
 		return Facts{}, err
 	}
 	f := Facts{
-		Users:  users,
+		Users: users, Labels: rec.Labels,
 		Status: st, Files: filesIn(s.dir.Path(string(id)), m.hostIPC), Hostname: name,
 		HostNetwork: m.hostNet, HostPID: m.hostPID, HostIPC: m.hostIPC, Join: m.kinds(),
 		CgroupParent: st.Config.GetLinux().GetCgroupParent(), LogDirectory: st.Config.GetLogDirectory(),

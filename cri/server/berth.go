@@ -107,8 +107,8 @@ func (b *berth) ContainerDetail(_ context.Context, r *api.ContainerDetailRequest
 	resp := &api.ContainerDetailResponse{
 		ContainerId: f.ID, SandboxId: f.SandboxID, Pid: int32(f.PID), MonitorLost: st.GetReason() == "ContainerStatusUnknown",
 	}
-	if st.GetReason() == "OOMKilled" {
-		resp.Oom = &api.OOM{Kills: 1, InitKilled: true, LastAtNs: st.GetFinishedAt()}
+	if f.OOMKills > 0 {
+		resp.Oom = &api.OOM{Kills: f.OOMKills, InitKilled: st.GetReason() == "OOMKilled", LastAtNs: st.GetFinishedAt()}
 	}
 	return resp, nil
 }

@@ -51,8 +51,8 @@ func (s *Server) create(ctx context.Context, box sandbox.ID, config *runtimeapi.
 	defer ns.Close()
 	m := f.Config.GetMetadata()
 	return s.cfg.Containers.Create(ctx, container.CreateRequest{
-		Handler: f.Handler,
-		Config:  config, Pod: f.Config, ImageConfig: img.Config, Image: container.Image{ID: string(img.ID), Ref: imageRef(img)},
+		Handler: f.Handler, Labels: f.Labels,
+		Config: config, Pod: f.Config, ImageConfig: img.Config, Image: container.Image{ID: string(img.ID), Ref: imageRef(img)},
 		Sandbox: ocispec.Sandbox{
 			ID: string(box), Name: m.GetName(), Namespace: m.GetNamespace(), UID: m.GetUid(),
 			Hostname: f.Hostname, CgroupParent: f.CgroupParent,

@@ -21,6 +21,8 @@ type MountOptions struct {
 	Volume bool
 	// Owner is whose root owns the image's files; nil for the host's.
 	Owner *Owner
+	// Label is the SELinux label of all files; empty: none.
+	Label string
 }
 
 // Owner is a user namespace in which a root filesystem is used. Layers stay as
@@ -93,6 +95,9 @@ func (r *Rootfs) mount(dir string, ref Ref, o MountOptions) error {
 		if err := os.RemoveAll(filepath.Join(dir, "work", "work", "incompat")); err != nil {
 			return fmt.Errorf("clear overlay marker: %w", err)
 		}
+	}
+	if o.Label != "" {
+		extra = append(extra, `context="`+o.Label+`"`) // a level has commas
 	}
 	if o.Owner == nil && !o.Volume {
 		if o.ReadOnly {

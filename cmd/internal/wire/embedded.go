@@ -10,8 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/cni"
+	"github.com/berthd/berth/cri/apparmor"
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/image"
+	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/ociruntime"
@@ -81,15 +83,18 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	if e.network, err = cni.Open(cni.Config{ConfDirs: o.CNIConfDirs, BinDirs: o.CNIBinDirs, Dir: filepath.Join(o.RootDir, "cni"), BootDir: filepath.Join(o.StateDir, "cni"), Subnets: o.Subnets, Log: log}); err != nil {
 		return err
 	}
+	labels := label.New(nil)
+	profiles := apparmor.Open(ctx, apparmor.Config{Log: log})
+	e.host.AppArmor, e.host.AppArmorDefault = profiles.Enabled(), profiles.Default()
 	e.sandboxes, err = sandbox.Open(sandbox.Config{
-		Dir: filepath.Join(o.StateDir, "sandboxes"), BootID: boot, Pins: e.ns, Network: podNetwork{e.network}, SystemdCgroup: systemd, Log: log,
+		Dir: filepath.Join(o.StateDir, "sandboxes"), BootID: boot, Pins: e.ns, Network: podNetwork{e.network}, SystemdCgroup: systemd, Labels: labels, Log: log,
 		OnChange: e.events.OnSandbox,
 	})
 	if err != nil {
 		return err
 	}
 	e.containers, err = container.Open(container.Config{
-		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: named, Monitor: e.monitor, Host: e.host, Log: log,
+		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: named, Monitor: e.monitor, Host: e.host, Labels: labels, AppArmor: profiles, Log: log,
 		OnEvent: e.events.OnContainer,
 	})
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 type rootfs struct{ *image.Store }
 
 func (r rootfs) MountRootfs(ctx context.Context, m container.RootfsMount) error {
-	o := image.RootfsOptions{Volume: m.Volume}
+	o := image.RootfsOptions{Volume: m.Volume, Label: m.Label}
 	if u := m.Users; u.NS != "" {
 		ns, err := os.Open(u.NS)
 		if err != nil {
