@@ -89,7 +89,7 @@ func TestBadDays(t *testing.T) {
 			a.Wait("w", 30*time.Second, func(p *v1.Pod) error {
 				for _, s := range p.Status.ContainerStatuses {
 					for _, state := range []v1.ContainerState{s.State, s.LastTerminationState} {
-						if state.Terminated != nil && state.Terminated.Reason == "StartError" && strings.Contains(state.Terminated.Message, "no-such-program") {
+						if state.Terminated != nil && state.Terminated.Reason == "ContainerCannotRun" && strings.Contains(state.Terminated.Message, "no-such-program") {
 							return nil
 						}
 						if state.Waiting != nil && strings.Contains(state.Waiting.Message, "no-such-program") {
