@@ -30,7 +30,7 @@ func TestIdentity(t *testing.T) {
 	a.ImportBusybox()
 	for name, test := range map[string]func(*testing.T, *Agent){
 		"environment": testEnvironment, "missing objects": testMissingObjects, "file keys": testFileKeys, "names": testNames, "hosts files": testHostsFiles, "resolvers": testResolvers,
-		"subPathExpr": testSubPathExpr, "devices and last words": testDevices, "http hooks": testHTTPHooks, "refused": testUnsupported, "user namespaces": testUserNamespaces, "log links": testLogLinks,
+		"subPathExpr": testSubPathExpr, "devices and last words": testDevices, "http hooks": testHTTPHooks, "refused": testUnsupported, "user namespaces": testUserNamespaces, "image volumes": testImageVolumes, "log links": testLogLinks,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -139,6 +139,19 @@ func (a *Agent) waitOrSkip(name, text string) {
 	}
 }
 
+// testImageVolumes: an image is mounted read-only, all of it or a part.
+func testImageVolumes(t *testing.T, a *Agent) {
+	volumes := "  volumes: [{name: files, image: {reference: " + Busybox + ", pullPolicy: IfNotPresent}}]"
+	a.up("images", podOf("images", `    env: [{name: WHERE, value: etc}]
+    volumeMounts: [{name: files, mountPath: /files}, {name: files, mountPath: /part, subPathExpr: $(WHERE)}]`, volumes))
+	a.Wait("images", 30*time.Second, Ready)
+	a.sees("images", "test -x /files/bin/busybox && grep -c ^root: /part/passwd; touch /files/x 2>&1 | grep -c Read-only", "1\n1")
+	a.up("images-none", podOf("images-none", "    volumeMounts: [{name: files, mountPath: /files, subPath: not/there}]", volumes))
+	a.Wait("images-none", 30*time.Second, waiting("ImageVolumeMountFailed", "not/there"))
+	a.up("images-never", podOf("images-never", "    volumeMounts: [{name: files, mountPath: /files}]", "  volumes: [{name: files, image: {reference: absent.example/x:1, pullPolicy: Never}}]"))
+	a.Wait("images-never", 30*time.Second, waiting("ErrImageNeverPull", "absent.example/x:1"))
+}
+
 // testUnsupported: what no runtime can do is refused in a sentence.
 func testUnsupported(t *testing.T, a *Agent) {
 	a.up("armored", podOf("armored", "    securityContext: {appArmorProfile: {type: Localhost, localhostProfile: none-of-this-host}}", ""))
