@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -21,25 +23,30 @@ type edit struct {
 	seed uint64
 }
 
-// choose picks an edit of p. Every kind of field has the same chance, however
-// often it occurs in p.
-func choose(rng *rand.Rand, p *v1.Pod) edit {
+// change edits p at random, in a field that may be changed, and says how. Every
+// kind of field has the same chance, however often it occurs in p.
+func change(rng *rand.Rand, p *v1.Pod, may fields) edit {
 	by := map[string][]string{}
 	var kinds []string
-	for _, s := range spots(p) {
-		g := general(s.path)
-		if by[g] == nil {
-			kinds = append(kinds, g)
+	all := spots(p)
+	for _, s := range all {
+		if by[s.kind] == nil {
+			if !may.fit(s.kind) {
+				continue
+			}
+			kinds = append(kinds, s.kind)
 		}
-		by[g] = append(by[g], s.path)
+		by[s.kind] = append(by[s.kind], s.path)
 	}
-	at := by[pick(rng, kinds)]
-	return edit{pick(rng, at), rng.Uint64()}
+	e := edit{pick(rng, by[pick(rng, kinds)]), rng.Uint64()}
+	e.makeIn(all)
+	return e
 }
 
 // make changes p. False: p has no such place any more.
-func (e edit) make(p *v1.Pod) bool {
-	all := spots(p)
+func (e edit) make(p *v1.Pod) bool { return e.makeIn(spots(p)) }
+
+func (e edit) makeIn(all []spot) bool {
 	i := slices.IndexFunc(all, func(s spot) bool { return s.path == e.path })
 	if i < 0 {
 		return false
@@ -47,6 +54,23 @@ func (e edit) make(p *v1.Pod) bool {
 	f := filler{rng: rand.New(rand.NewPCG(e.seed, 0)), pod: all}
 	f.change(all[i].v, e.path)
 	return true
+}
+
+// fields is a set of fields by a pattern of their paths.
+type fields struct {
+	pattern *regexp.Regexp
+	known   *sync.Map // path → whether it fits
+}
+
+func matching(pattern string) fields { return fields{regexp.MustCompile(pattern), &sync.Map{}} }
+
+func (f fields) fit(path string) bool {
+	if fits, ok := f.known.Load(path); ok {
+		return fits.(bool)
+	}
+	fits := f.pattern.MatchString(path)
+	f.known.Store(path, fits)
+	return fits
 }
 
 func pick[T any](rng *rand.Rand, of []T) T { return of[rng.IntN(len(of))] }

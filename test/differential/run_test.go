@@ -30,21 +30,30 @@ func setting(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
+// comparison is one way to hold Berth against upstream.
+type comparison struct {
+	// which is its name in testdata/differences.txt.
+	which string
+	// seeds are the pods to begin with, may the fields to change.
+	seeds []*v1.Pod
+	may   fields
+	// compare tells the differences about p, made from seed.
+	compare func(seed, p *v1.Pod) []difference
+}
+
 // sample is a pod that was made: a seed and the edits made to it.
 type sample struct {
 	seed  *v1.Pod
 	edits []edit
 }
 
-// newSample makes the pod of a number, and says how.
-func newSample(seeds []*v1.Pod, number, run int) (sample, *v1.Pod) {
+// sample makes the pod of a number, and says how.
+func (c comparison) sample(number, run int) (sample, *v1.Pod) {
 	rng := rand.New(rand.NewPCG(uint64(number), uint64(run)))
-	s := sample{seed: seeds[number%len(seeds)]}
+	s := sample{seed: c.seeds[number%len(c.seeds)]}
 	p := s.seed.DeepCopy()
 	for range 1 + rng.IntN(4) {
-		e := choose(rng, p)
-		e.make(p)
-		s.edits = append(s.edits, e)
+		s.edits = append(s.edits, change(rng, p, c.may))
 	}
 	return s, p
 }
@@ -64,13 +73,11 @@ type finding struct {
 	count  int
 }
 
-// hunt compares the pods of many samples, and reports what differs beyond the
-// known differences of which.
-func hunt(t *testing.T, which string, compare func(*v1.Pod) []difference) {
+// hunt compares many samples, and reports what differs beyond the known differences.
+func hunt(t *testing.T, c comparison) {
 	t.Helper()
 	n, run := setting(t, "BERTH_DIFF", 5000), setting(t, "BERTH_DIFF_SEED", 1)
-	all := seeds(t)
-	known := readRules(t, which)
+	known := readRules(t, c.which)
 	found := map[string]*finding{}
 	var lock sync.Mutex
 	var next atomic.Int64
@@ -78,8 +85,8 @@ func hunt(t *testing.T, which string, compare func(*v1.Pod) []difference) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
-				s, p := newSample(all, i, run)
-				differences := compare(p)
+				s, p := c.sample(i, run)
+				differences := c.compare(s.seed, p)
 				lock.Lock()
 				for _, d := range differences {
 					note(found, d, s)
@@ -94,7 +101,7 @@ func hunt(t *testing.T, which string, compare func(*v1.Pod) []difference) {
 			delete(found, f.signature())
 		}
 	}
-	report(t, found, compare)
+	report(t, found, c)
 	if n >= 5000 {
 		known.unused(t)
 	}
@@ -114,7 +121,7 @@ func note(found map[string]*finding, d difference, s sample) {
 
 // report fails with every kind of difference, the frequent ones first, and with
 // minimised pods for some.
-func report(t *testing.T, found map[string]*finding, compare func(*v1.Pod) []difference) {
+func report(t *testing.T, found map[string]*finding, c comparison) {
 	t.Helper()
 	if len(found) == 0 {
 		return
@@ -130,18 +137,27 @@ func report(t *testing.T, found map[string]*finding, compare func(*v1.Pod) []dif
 		t.Logf("%6d  %s", f.count, f.signature())
 	}
 	for _, f := range all[:min(len(all), setting(t, "BERTH_DIFF_SHOW", 5))] {
-		p := minimise(f.sample, func(p *v1.Pod) bool {
-			return slices.ContainsFunc(compare(p), func(d difference) bool { return d.signature() == f.signature() })
+		p := c.minimise(f.sample, func(p *v1.Pod) bool {
+			return slices.ContainsFunc(c.compare(f.sample.seed, p), func(d difference) bool { return d.signature() == f.signature() })
 		})
-		t.Logf("%s", show(p, compare(p)))
+		t.Logf("%s", c.show(f.sample.seed, p))
 	}
 }
 
-func show(p *v1.Pod, differences []difference) string {
+// show prints a pod, what is said of it, and for one that was changed how.
+func (c comparison) show(seed, p *v1.Pod) string {
 	var b strings.Builder
 	b.WriteString("---\n")
-	for _, d := range differences {
+	for _, d := range c.compare(seed, p) {
 		fmt.Fprintf(&b, "# %q\n", d.String())
+	}
+	if c.may != anything {
+		var old, new any
+		fromJSON(asJSON(seed), &old)
+		fromJSON(asJSON(p), &new)
+		for _, d := range diffJSON(old, new, "") {
+			fmt.Fprintf(&b, "# changed: %s: %s\n", d.path, strings.NewReplacer("upstream has", "was", "ours has", "is").Replace(d.detail))
+		}
 	}
 	y, err := yaml.Marshal(p)
 	if err != nil {
@@ -151,8 +167,9 @@ func show(p *v1.Pod, differences []difference) string {
 	return b.String()
 }
 
-// minimise takes out of a sample's pod whatever it can do without and still differ.
-func minimise(s sample, differs func(*v1.Pod) bool) *v1.Pod {
+// minimise undoes the edits of a sample that it can do without and still
+// differ; of a new pod it takes out all else, too.
+func (c comparison) minimise(s sample, differs func(*v1.Pod) bool) *v1.Pod {
 	for i := len(s.edits) - 1; i >= 0; i-- {
 		less := sample{s.seed, slices.Delete(slices.Clone(s.edits), i, i+1)}
 		if differs(less.pod()) {
@@ -160,7 +177,7 @@ func minimise(s sample, differs func(*v1.Pod) bool) *v1.Pod {
 		}
 	}
 	p := s.pod()
-	for again := true; again; {
+	for again := c.may == anything; again; {
 		again = false
 		for i := 0; i < len(spots(p)); i++ {
 			less := p.DeepCopy()
@@ -193,9 +210,16 @@ func remove(p *v1.Pod, i int) bool {
 	return true
 }
 
-func TestDefaults(t *testing.T) { hunt(t, "defaults", compareDefaults) }
+// anything may be changed of a pod that is new.
+var anything = matching("")
 
-func TestValidation(t *testing.T) { hunt(t, "create", compareCreate) }
+func TestDefaults(t *testing.T) {
+	hunt(t, comparison{"defaults", seeds(t), anything, func(_, p *v1.Pod) []difference { return compareDefaults(p) }})
+}
+
+func TestValidation(t *testing.T) {
+	hunt(t, comparison{"create", seeds(t), anything, func(_, p *v1.Pod) []difference { return compareCreate(p) }})
+}
 
 // The pods of testdata/pods are shapes met in the field.
 func TestFixedPods(t *testing.T) {

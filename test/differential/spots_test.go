@@ -2,9 +2,10 @@ package differential
 
 import (
 	"encoding/json"
-	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
+	"sync"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,6 +14,8 @@ import (
 // spot is a value inside a pod that can be changed in place.
 type spot struct {
 	path string
+	// kind is path without its indexes.
+	kind string
 	v    reflect.Value
 }
 
@@ -21,46 +24,65 @@ var metaFields = map[string]bool{"name": true, "generateName": true, "namespace"
 
 // spots lists everything of p that can be changed, outside in.
 func spots(p *v1.Pod) []spot {
-	var all []spot
-	collect(reflect.ValueOf(&p.ObjectMeta).Elem(), "metadata", &all)
-	collect(reflect.ValueOf(&p.Spec).Elem(), "spec", &all)
-	return all
+	c := collector{}
+	c.collect(reflect.ValueOf(&p.ObjectMeta).Elem(), "metadata", "metadata")
+	c.collect(reflect.ValueOf(&p.Spec).Elem(), "spec", "spec")
+	return c.all
 }
 
-func collect(v reflect.Value, path string, all *[]spot) {
+type collector struct{ all []spot }
+
+func (c *collector) collect(v reflect.Value, path, kind string) {
 	if v.Type() != reflect.TypeFor[v1.PodSpec]() && v.Type() != reflect.TypeFor[metav1.ObjectMeta]() {
-		*all = append(*all, spot{path, v})
+		c.all = append(c.all, spot{path, kind, v})
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() && v.Elem().Kind() == reflect.Struct {
-			collectFields(v.Elem(), path, all)
+			c.fields(v.Elem(), path, kind)
 		}
 	case reflect.Struct:
-		collectFields(v, path, all)
+		c.fields(v, path, kind)
 	case reflect.Slice:
 		for i := range v.Len() {
-			collect(v.Index(i), fmt.Sprintf("%s[%d]", path, i), all)
+			c.collect(v.Index(i), path+"["+strconv.Itoa(i)+"]", kind+"[]")
 		}
 	}
 }
 
-func collectFields(v reflect.Value, path string, all *[]spot) {
+func (c *collector) fields(v reflect.Value, path, kind string) {
 	if reflect.PointerTo(v.Type()).Implements(unmarshaler) {
 		return
 	}
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		name, inline := jsonName(f)
+	for i, f := range fieldsOf(v.Type()) {
 		switch {
-		case name == "-":
-		case path == "metadata" && !metaFields[name]:
-		case inline:
-			collectFields(v.Field(i), path, all)
+		case f.name == "-" || path == "metadata" && !metaFields[f.name]:
+		case f.inline:
+			c.fields(v.Field(i), path, kind)
 		default:
-			collect(v.Field(i), path+"."+name, all)
+			c.collect(v.Field(i), path+"."+f.name, kind+"."+f.name)
 		}
 	}
+}
+
+type named struct {
+	name   string
+	inline bool
+}
+
+var known sync.Map // reflect.Type → []named
+
+func fieldsOf(t reflect.Type) []named {
+	if all, ok := known.Load(t); ok {
+		return all.([]named)
+	}
+	var all []named
+	for i := range t.NumField() {
+		name, inline := jsonName(t.Field(i))
+		all = append(all, named{name, inline})
+	}
+	known.Store(t, all)
+	return all
 }
 
 func jsonName(f reflect.StructField) (name string, inline bool) {
