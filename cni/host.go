@@ -197,12 +197,22 @@ func (o *ownNetwork) remove() error {
 	return errors.Join(dropPortChains(), restoreSysctls(c.Sysctls))
 }
 
+// whole lists until the list is whole: the kernel says when it changed meanwhile.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 20 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // restoreSysctls puts back what prepareHost changed, unless another bridge of
 // Berth's still needs it.
 func restoreSysctls(values map[string]string) error {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
-		return err
+		return fmt.Errorf("list the host's interfaces: %w", err)
 	}
 	for _, l := range links {
 		if l.Type() == "bridge" && strings.HasPrefix(l.Attrs().Name, "berth") {
