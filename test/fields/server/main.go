@@ -1,5 +1,5 @@
 // Server answers probes and hooks in tests. It serves HTTP on :8080, HTTPS on
-// :8443 and gRPC health on :9000, writes one line for each request to its
+// :8443, gRPC health on :9000 and UDP on :9999, writes one line for each request to its
 // standard output, and is unhealthy while the file /tmp/unhealthy exists.
 package main
 
@@ -68,6 +68,18 @@ func certificate() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// receive writes what comes by UDP.
+func receive(c net.PacketConn) error {
+	b := make([]byte, 1500)
+	for {
+		n, _, err := c.ReadFrom(b)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("UDP %s\n", b[:n])
+	}
+}
+
 func main() {
 	if len(os.Args) > 1 { // a delay before it listens, for startup probes
 		d, err := time.ParseDuration(os.Args[1])
@@ -80,11 +92,16 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	packets, err := net.ListenPacket("udp", ":9999")
+	if err != nil {
+		log.Fatal(err)
+	}
 	g := grpc.NewServer()
 	health.RegisterHealthServer(g, healthServer{})
 	plain := &http.Server{Addr: ":8080", Handler: http.HandlerFunc(answer)}
 	secure := &http.Server{Addr: ":8443", Handler: plain.Handler, TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate()}}}
-	ended := make(chan error, 3)
+	ended := make(chan error, 4)
+	go func() { ended <- receive(packets) }()
 	go func() { ended <- g.Serve(l) }()
 	go func() { ended <- plain.ListenAndServe() }()
 	go func() { ended <- secure.ListenAndServeTLS("", "") }()
