@@ -267,7 +267,7 @@ func (r *Runtime) ownMounts(t *task, c *v1.Container, ips []string) (all []*cri.
 func (r *Runtime) removeContainer(ctx context.Context, t *task) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := r.unlinkLogs(ctx, &cri.ContainerFilter{Id: string(t.action.ContainerID)}); err != nil {
+	if err := r.unlinkLog(t); err != nil {
 		return fail(opRemove, err)
 	}
 	failpoint.Hit("agent/runtime/remove-container")

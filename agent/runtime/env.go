@@ -152,6 +152,16 @@ func (f facts) valueFrom(c *v1.Container, v v1.EnvVar) (value string, ok bool, e
 // expand replaces $(NAME) by its value. $$ stands for $, so $$(NAME) stays a
 // reference's text; a name that is not set is left as it is written.
 func expand(s string, values map[string]string) string {
+	return expandBy(s, func(name string) string {
+		if v, ok := values[name]; ok {
+			return v
+		}
+		return "$(" + name + ")"
+	})
+}
+
+// expandBy is expand with what stands for each reference.
+func expandBy(s string, value func(name string) string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] != '$' || i+1 == len(s) {
@@ -169,12 +179,7 @@ func expand(s string, values map[string]string) string {
 				i++
 				continue
 			}
-			name := s[i+2 : i+2+end]
-			if v, ok := values[name]; ok {
-				b.WriteString(v)
-			} else {
-				b.WriteString("$(" + name + ")")
-			}
+			b.WriteString(value(s[i+2 : i+2+end]))
 			i += end + 2
 		default:
 			b.WriteByte('$')
@@ -195,23 +200,15 @@ func expandAll(list []string, values map[string]string) []string {
 
 // expandSubPath expands a subPathExpr, in which every variable must have a value.
 func expandSubPath(s string, values map[string]string) (string, error) {
-	var bad string
-	for rest := s; ; {
-		at := strings.Index(rest, "$(")
-		if at < 0 {
-			break
+	bad, missing := "", false
+	out := expandBy(s, func(name string) string {
+		if values[name] == "" {
+			bad, missing = name, true
 		}
-		name, after, ok := strings.Cut(rest[at+2:], ")")
-		if !ok {
-			break
-		}
-		if values[name] == "" && !strings.HasSuffix(rest[:at], "$") {
-			bad = name
-		}
-		rest = after
-	}
-	if bad != "" {
+		return values[name]
+	})
+	if missing {
 		return "", failAs(opConfig, pod.Invalid, fmt.Errorf("failed to expand subPathExpr %q: missing value for %q", s, bad))
 	}
-	return expand(s, values), nil
+	return out, nil
 }

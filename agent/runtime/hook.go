@@ -142,11 +142,13 @@ func (r *Runtime) httpHook(ctx context.Context, t *task, c *v1.Container, h *v1.
 		}
 		req.Header.Add(header.Name, header.Value)
 	}
-	if req.Header.Get("User-Agent") == "" {
+	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header.Set("User-Agent", hookAgent)
 	}
-	if req.Header.Get("Accept") == "" {
+	if accept, ok := req.Header["Accept"]; !ok {
 		req.Header.Set("Accept", "*/*")
+	} else if accept[0] == "" { // set to nothing: not sent
+		req.Header.Del("Accept")
 	}
 	err = r.ask(req)
 	if scheme == "https" && err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {

@@ -68,12 +68,22 @@ func (r *Runtime) linkLog(p *v1.Pod, c *v1.Container, id, log string) error {
 	return nil
 }
 
-// unlinkLogs takes away the links of the instances that CRI lists by filter.
-func (r *Runtime) unlinkLogs(ctx context.Context, filter *cri.ContainerFilter) error {
+// unlinkLog takes away the link of the action's instance.
+func (r *Runtime) unlinkLog(t *task) error {
 	if r.cfg.LogLinksDir == "" {
 		return nil
 	}
-	resp, err := r.CRI.ListContainers(ctx, &cri.ListContainersRequest{Filter: filter})
+	labels := podLabels(t.pod)
+	labels[labelContainerName] = string(t.action.Container)
+	return RemoveLogLink(r.cfg.LogLinksDir, labels, string(t.action.ContainerID))
+}
+
+// unlinkLogs takes away the links of all instances in the action's sandbox.
+func (r *Runtime) unlinkLogs(ctx context.Context, t *task) error {
+	if r.cfg.LogLinksDir == "" {
+		return nil
+	}
+	resp, err := r.CRI.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: string(t.action.SandboxID)}})
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func TestLogLinks(t *testing.T) {
 		}
 	}
 	b.cri.fail["RemoveContainer"] = status.Error(codes.Unavailable, "later")
-	if r := b.do(pod.Action{Op: pod.OpRemoveContainer, ContainerID: id}); r.Err == nil || len(links()) != 0 {
+	if r := b.do(pod.Action{Op: pod.OpRemoveContainer, Container: "main", ContainerID: id}); r.Err == nil || len(links()) != 0 {
 		t.Errorf("the link goes first: %v, %v", r.Err, links())
 	}
 	if err := b.linkLog(b.pod, &b.pod.Spec.Containers[0], string(id), log); err != nil {

@@ -85,7 +85,7 @@ func (r *Runtime) stopSandbox(ctx context.Context, t *task) error {
 func (r *Runtime) removeSandbox(ctx context.Context, t *task) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := r.unlinkLogs(ctx, &cri.ContainerFilter{PodSandboxId: string(t.action.SandboxID)}); err != nil {
+	if err := r.unlinkLogs(ctx, t); err != nil {
 		return fail(opRemoveBox, err)
 	}
 	failpoint.Hit("agent/runtime/remove-sandbox")

@@ -27,7 +27,10 @@ func TestExpand(t *testing.T) {
 	if got, err := expandSubPath("x/$(A)/y", values); err != nil || got != "x/a/y" {
 		t.Errorf("subPathExpr: %q, %v", got, err)
 	}
-	for _, bad := range []string{"$(NO)", "$(EMPTY)", "$(A)/$(NO)/x"} {
+	if got, err := expandSubPath("$$(NO)/$$$$(A)", values); err != nil || got != "$(NO)/$$(A)" {
+		t.Errorf("escaped: %q, %v", got, err)
+	}
+	for _, bad := range []string{"$(NO)", "$(EMPTY)", "$(A)/$(NO)/x", "$$$(NO)", "$()"} {
 		if _, err := expandSubPath(bad, values); err == nil || !strings.Contains(err.Error(), "missing value for") {
 			t.Errorf("subPathExpr %q: %v", bad, err)
 		}

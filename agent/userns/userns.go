@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/agent/pod"
+	"github.com/berthd/berth/test/failpoint"
 )
 
 // Config is what Open needs.
@@ -106,6 +107,7 @@ func (a *Allocator) load() error {
 
 func (a *Allocator) putAside(path string, why error) {
 	aside := fmt.Sprintf("%s.corrupt-%d", path, time.Now().Unix())
+	failpoint.Hit("agent/userns/record-aside")
 	if err := os.Rename(path, aside); err != nil {
 		aside = path
 	}

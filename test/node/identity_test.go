@@ -62,8 +62,8 @@ func (a *Agent) sees(pod, script, want string) {
 	}
 }
 
-func testEnvironment(t *testing.T, a *Agent) {
-	a.up("env", `apiVersion: v1
+// environmentPod gets variables from everywhere.
+const environmentPod = `apiVersion: v1
 kind: ConfigMap
 metadata: {name: env-map}
 data: {color: red, shape: round}
@@ -112,7 +112,10 @@ spec:
     - {name: CPU, valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: 1m}}}
     - {name: MEMORY, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
     - {name: CPU_LIMIT, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
-`)
+`
+
+func testEnvironment(t *testing.T, a *Agent) {
+	a.up("env", environmentPod)
 	p := a.Wait("env", 30*time.Second, Ready)
 	got := map[string]string{}
 	for _, line := range strings.Split(a.inside("env", `tr '\0' '\n' < /proc/1/environ`), "\n") {
