@@ -2,6 +2,10 @@
 // the rendered ones current, resolving subPaths, and taking everything down
 // without ever touching data that is not the pod's.
 //
+// Volumes of kind image are the runtime's: nothing is set up for them here. Of
+// what takes up disk and memory, Scratch tells where it lies and its limit;
+// counting it is somebody else's.
+//
 // It is the front of three packages: csi/volume plans (pure), csi/local makes
 // the node's own kinds, csi/mount makes the system calls. Volumes of CSI drivers
 // will be a fourth, beside csi/local.

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/berthd/berth/csi/mount"
 	"github.com/berthd/berth/csi/volume"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -115,21 +117,74 @@ func TestScratch(t *testing.T) {
 	}
 }
 
+// TestSlowChangeOfGroupIsAnEvent sets up a volume that has very many files, left
+// by an agent that was killed before it called the volume set up.
 func TestSlowChangeOfGroupIsAnEvent(t *testing.T) {
+	root := scratch(t)
+	var mu sync.Mutex
 	var told []Event
-	v, err := New(Config{Root: scratch(t), Objects: objects(), Logger: slog.New(slog.DiscardHandler), Event: func(e Event) { told = append(told, e) }})
+	v, err := New(Config{Root: root, Objects: objects(), Logger: slog.New(slog.DiscardHandler), Event: func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, e)
+	}})
 	must(t, err)
-	pod := parsePod(t, `[]`)
-	v.slow(pod, "work", 0, true)
-	v.slow(pod, "work", 7000, false)
+	v.slowAfter, v.slowEvery = time.Microsecond, 50*time.Microsecond
+	dir := filepath.Join(root, "pods", "uid-1", "volumes", "kubernetes.io~empty-dir", "work")
+	must(t, os.MkdirAll(dir, 0o750))
+	for i := range 2000 {
+		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600))
+	}
+	pod := parsePod(t, `[{name: work, emptyDir: {}}]`)
+	pod.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: new(int64(77))}
+	must2(t)(v.Mount(t.Context(), pod))
+	if len(told) < 2 {
+		t.Fatalf("told only %v", told)
+	}
 	for i, want := range []string{
 		"Setting volume ownership for uid-1/volumes/work is taking longer than expected, consider using OnRootMismatch - https://",
-		"Setting volume ownership for uid-1/volumes/work, processed 7000 files.",
+		"Setting volume ownership for uid-1/volumes/work, processed ",
 	} {
 		if e := told[i]; e.Pod != pod || !e.Warning || e.Reason != "VolumePermissionChangeInProgress" || !strings.HasPrefix(e.Message, want) {
 			t.Errorf("told %+v, want %s", e, want)
 		}
 	}
+	must(t, v.Remove(t.Context(), "uid-1"))
+	checkGone(t, root, "uid-1")
+}
+
+// TestADeadFileSystemIsNamed has a host path on a file system whose server never
+// answers, as a dead NFS server does not.
+func TestADeadFileSystemIsNamed(t *testing.T) {
+	root := scratch(t)
+	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no file system can be made that does not answer: ", err)
+	}
+	dead := filepath.Join(root, "dead")
+	must(t, os.Mkdir(dead, 0o755))
+	if err := unix.Mount("dead", dead, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())); err != nil {
+		t.Skip("no file system can be made that does not answer: ", err)
+	}
+	v := newVolumes(t, root, objects(), nil)
+	pod := parsePod(t, `[{name: a, emptyDir: {}}, {name: net, hostPath: {path: `+dead+`/data, type: Directory}}, {name: b, emptyDir: {}}]`)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err = v.Mount(ctx, pod)
+	want := `unmounted volumes=[net b], unattached volumes=[], failed to process volumes=[]: context deadline exceeded; ` +
+		`the host has not answered for ` + dead + `/data of volume "net" (is it on a dead network file system?)`
+	var e *volume.Error
+	if !errors.As(err, &e) || e.Code != volume.Timeout || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+	other := parsePod(t, `[{name: a, emptyDir: {}}]`)
+	other.UID = "uid-2"
+	must2(t)(v.Mount(t.Context(), other)) // another pod is not held up
+	must(t, server.Close())
+	must(t, v.Close(t.Context()))
+	must(t, v.Remove(t.Context(), "uid-1"))
+	must(t, v.Remove(t.Context(), "uid-2"))
+	checkGone(t, root, "uid-1")
 }
 
 // TestMemoryThatMayBeSwapped: one warning for the life of the agent, only on a

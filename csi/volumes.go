@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/berthd/berth/csi/local"
 	"github.com/berthd/berth/csi/mount"
@@ -71,7 +72,8 @@ type Volumes struct {
 	gates map[string]*gate
 	known map[string]known
 	// swappable warns once that memory may reach a disk.
-	swappable sync.Once
+	swappable            sync.Once
+	slowAfter, slowEvery time.Duration
 }
 
 // known is what the last complete Mount of a pod made. It is immutable.
@@ -118,6 +120,9 @@ func New(cfg Config) (*Volumes, error) {
 		boot:  strings.TrimSpace(string(boot)),
 		gates: map[string]*gate{},
 		known: map[string]known{},
+
+		slowAfter: local.SlowAfter,
+		slowEvery: local.SlowEvery,
 	}, nil
 }
 
@@ -185,9 +190,10 @@ func (v *Volumes) Mount(ctx context.Context, pod *v1.Pod) (map[string]Volume, er
 
 func (v *Volumes) setUp(ctx context.Context, dir string, pod *v1.Pod, work *progress) (known, error) {
 	p := local.Pod{
-		Dir:   dir,
-		Facts: volume.Facts{Pod: pod, Objects: v.cfg.Objects, Allocatable: v.cfg.Allocatable()},
-		Slow:  func(name string, files int64, first bool) { v.slow(pod, name, files, first) },
+		Dir:       dir,
+		Facts:     volume.Facts{Pod: pod, Objects: v.cfg.Objects, Allocatable: v.cfg.Allocatable()},
+		Slow:      func(name string, files int64, first bool) { v.slow(pod, name, files, first) },
+		SlowAfter: v.slowAfter, SlowEvery: v.slowEvery,
 	}
 	k := known{all: make(map[string]Volume, len(work.planned))}
 	for _, one := range work.planned {

@@ -37,9 +37,11 @@ type Pod struct {
 	// Dir is the pod's directory; it exists.
 	Dir   string
 	Facts volume.Facts
-	// Slow, if set, is told when giving a volume to the fsGroup takes long: the
-	// volume, how many files are done, and whether it is the first time.
-	Slow func(name string, files int64, first bool)
+	// Slow, if set, is told when giving a volume to the fsGroup takes longer than
+	// SlowAfter, and after that every SlowEvery: the volume, how many files are
+	// done, and whether it is the first time.
+	Slow                 func(name string, files int64, first bool)
+	SlowAfter, SlowEvery time.Duration
 }
 
 // fsGroup returns the group that is to own the volumes, if the pod asks for one.

@@ -21,17 +21,18 @@ const (
 // How long a change of a volume's group takes before it is reported, and how
 // often after that: the kubelet's times.
 const (
-	slowAfter = 30 * time.Second
-	slowEvery = 60 * time.Second
+	SlowAfter = 30 * time.Second
+	SlowEvery = 60 * time.Second
 )
 
 // ownership is how the volume called name is given to the group gid.
 func (p Pod) ownership(name string, gid int) mount.Ownership {
+	if p.Slow == nil {
+		return mount.Ownership{Group: gid}
+	}
 	first := true
-	return mount.Ownership{Group: gid, First: slowAfter, Every: slowEvery, Report: func(files int64) {
-		if p.Slow != nil {
-			p.Slow(name, files, first)
-		}
+	return mount.Ownership{Group: gid, First: p.SlowAfter, Every: p.SlowEvery, Report: func(files int64) {
+		p.Slow(name, files, first)
 		first = false
 	}}
 }

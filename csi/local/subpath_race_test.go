@@ -116,14 +116,16 @@ func TestReserved(t *testing.T) {
 
 func TestSlowChangesAreToldInOrder(t *testing.T) {
 	var told []string
-	p := Pod{Slow: func(name string, files int64, first bool) {
+	p := Pod{SlowAfter: SlowAfter, SlowEvery: SlowEvery, Slow: func(name string, files int64, first bool) {
 		told = append(told, fmt.Sprintf("%s %d %v", name, files, first))
 	}}
 	o := p.ownership("v", 5)
 	o.Report(1)
 	o.Report(2)
-	if got := strings.Join(told, " "); got != "v 1 true v 2 false" || o.First != slowAfter || o.Every != slowEvery || o.Group != 5 {
+	if got := strings.Join(told, " "); got != "v 1 true v 2 false" || o.First != SlowAfter || o.Every != SlowEvery || o.Group != 5 {
 		t.Errorf("told %q by %+v", got, o)
 	}
-	Pod{}.ownership("v", 5).Report(1) // nobody listens
+	if o := (Pod{}).ownership("v", 5); o.Report != nil {
+		t.Error("reports that nobody wants")
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,12 +57,21 @@ func TestHugePagesOfTheNode(t *testing.T) {
 	}
 }
 
-// TestNoswapProbe compares the probe with what a mount answers.
+// TestNoswapProbe compares the probe with what a mount answers, and with what
+// memory for pods is mounted with.
 func TestNoswapProbe(t *testing.T) {
-	dir := filepath.Join(tree(t), "tmpfs")
-	must(t, os.Mkdir(dir, 0o755))
-	err := unix.Mount("tmpfs", dir, "tmpfs", 0, "noswap")
+	dir := tree(t)
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	must(t, os.Mkdir(one, 0o755))
+	must(t, os.Mkdir(two, 0o755))
+	err := unix.Mount("tmpfs", one, "tmpfs", 0, "noswap")
 	if noswap() != (err == nil) {
 		t.Errorf("the probe says %v, a mount %v", noswap(), err)
+	}
+	must(t, Kernel{}.Tmpfs(two, 1<<20))
+	found, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(two))
+	must(t, err)
+	if len(found) != 1 || strings.Contains(found[0].VFSOptions, "noswap") != noswap() {
+		t.Errorf("mounted as %+v, noswap is %v", found, noswap())
 	}
 }

@@ -222,6 +222,23 @@ func TestNamesThatAreNoDirectories(t *testing.T) {
 	}
 }
 
+// TestLimitsOfTheWholePod: a container without a limit of its own has the pod's,
+// before the node's; huge pages have none but their own.
+func TestLimitsOfTheWholePod(t *testing.T) {
+	pod := testPod(t, `downwardAPI: {items: [
+		{path: own, resourceFieldRef: {containerName: main, resource: limits.memory, divisor: 1Mi}},
+		{path: pod, resourceFieldRef: {containerName: free, resource: limits.memory, divisor: 1Mi}},
+		{path: node, resourceFieldRef: {containerName: free, resource: limits.cpu}},
+		{path: huge, resourceFieldRef: {containerName: free, resource: limits.hugepages-2Mi, divisor: 1Mi}}]}`)
+	pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceMemory: resource.MustParse("300Mi")}}
+	volumes, _ := Of(pod)
+	node := v1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("1Gi"), "hugepages-2Mi": resource.MustParse("8Mi")}
+	got, err := Facts{Pod: pod, Allocatable: node}.Render(volumes[0])
+	if want := `huge 644 "0"; node 644 "4"; own 644 "100"; pod 644 "300"`; err != nil || show(got) != want {
+		t.Errorf("rendered %s (%v), want %s", show(got), err, want)
+	}
+}
+
 func TestPageSize(t *testing.T) {
 	for _, tc := range []struct{ name, medium, spec, want string }{
 		{"one size", "HugePages", `containers: [{resources: {limits: {hugepages-2Mi: 4Mi}}}, {resources: {limits: {hugepages-2Mi: 2Mi}}}]`, "2Mi"},
