@@ -126,8 +126,8 @@ func beside(d pod.Desired, others []pod.Snapshot) []pod.Snapshot {
 }
 
 func counts(s *pod.Snapshot) bool {
-	if s.Desired.Pod == nil || s.Desired.Rejection != nil {
-		return false
+	if s.Desired.Pod == nil || s.Desired.Rejection != nil || s.Status.Phase == v1.PodPending && s.Status.StartTime == nil {
+		return false // unknown, refused, or not admitted yet
 	}
 	if s.Status.Phase != v1.PodFailed && s.Status.Phase != v1.PodSucceeded {
 		return true
@@ -135,10 +135,6 @@ func counts(s *pod.Snapshot) bool {
 	// Its phase is final; while it is being ended by force its containers still hold what they have.
 	return s.Desired.Termination != nil && slices.ContainsFunc(s.Observed.Containers, func(c pod.Container) bool { return c.State == pod.Running })
 }
-
-// Holds says that s still holds what its pod requests: whoever preempted it has
-// to wait.
-func Holds(s pod.Snapshot) bool { return counts(&s) }
 
 func operatingSystem(d pod.Desired, node Node) *pod.Rejection {
 	p := d.Pod

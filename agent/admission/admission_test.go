@@ -6,6 +6,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berthd/berth/agent/pod"
@@ -70,6 +71,8 @@ func TestAdmit(t *testing.T) {
 		{"pods", podOf("a", nil), []pod.Snapshot{snapshot(podOf("b", nil), nil), snapshot(podOf("c", nil), nil)}, "OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"},
 		{"ended pods do not count", podOf("a", nil), []pod.Snapshot{snapshot(podOf("b", nil), nil), snapshot(podOf("c", nil), ended)}, "", ""},
 		{"rejected pods do not count", podOf("a", asks("cpu", "2")), []pod.Snapshot{snapshot(podOf("b", asks("cpu", "2")), func(s *pod.Snapshot) { s.Desired.Rejection = &pod.Rejection{} })}, "", ""},
+		{"pods that wait to be admitted do not count", podOf("a", asks("cpu", "2")), []pod.Snapshot{snapshot(podOf("b", asks("cpu", "2")), func(s *pod.Snapshot) { s.Status.Phase = v1.PodPending })}, "", ""},
+		{"pods that are being set up count", podOf("a", asks("cpu", "2")), []pod.Snapshot{snapshot(podOf("b", asks("cpu", "2")), func(s *pod.Snapshot) { s.Status.Phase, s.Status.StartTime = v1.PodPending, &metav1.Time{} })}, "OutOfcpu", ""},
 		{"its own snapshot does not count", podOf("a", asks("cpu", "2")), []pod.Snapshot{snapshot(podOf("a", asks("cpu", "2")), nil)}, "", ""},
 		{"a pod ended by force counts while it runs", podOf("a", asks("cpu", "2")), []pod.Snapshot{snapshot(podOf("b", asks("cpu", "2")), func(s *pod.Snapshot) {
 			ended(s)

@@ -74,7 +74,7 @@ func (n *node) admit(d pod.Desired, others []pod.Snapshot) *pod.Rejection {
 	v := admission.Decide(d, others, n.admissionNode())
 	uid := pod.UID(d.Pod.UID)
 	warn := func(reason pod.Reason, message string) {
-		n.event(uid, pod.Event{Warning: true, Reason: reason, Message: message, At: time.Now()})
+		n.early.hold(uid, pod.Event{Warning: true, Reason: reason, Message: message, At: time.Now()})
 	}
 	for _, w := range v.Warnings {
 		warn(w.Reason, w.Message)
@@ -85,6 +85,38 @@ func (n *node) admit(d pod.Desired, others []pod.Snapshot) *pod.Rejection {
 		n.preemption.note(uid)
 	}
 	return v.Rejection
+}
+
+// earlyEvents are of pods that nobody has heard of yet: they are told once the
+// pod has been published.
+type earlyEvents struct {
+	mu sync.Mutex
+	of map[pod.UID][]pod.Event
+}
+
+func (e *earlyEvents) hold(uid pod.UID, event pod.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.of == nil {
+		e.of = map[pod.UID][]pod.Event{}
+	}
+	e.of[uid] = append(e.of[uid], event)
+}
+
+// after returns sink with publishing followed by the events that were held.
+func (e *earlyEvents) after(sink Sink) Sink {
+	publish := sink.Publish
+	sink.Publish = func(s pod.Snapshot) {
+		publish(s)
+		e.mu.Lock()
+		held := e.of[s.UID]
+		delete(e.of, s.UID)
+		e.mu.Unlock()
+		for _, event := range held {
+			sink.Event(s.UID, event)
+		}
+	}
+	return sink
 }
 
 // roomPeriod is how often a pod looks whether those that make room for it have ended.
@@ -99,6 +131,9 @@ func (n *node) makeRoom(ctx context.Context, d pod.Desired) error {
 	}
 	for told := false; ; told = true {
 		snapshots := n.dispatcher.Snapshots()
+		for i := range snapshots {
+			snapshots[i] = snapshots[i].AsHeld()
+		}
 		v := admission.Decide(d, snapshots, n.admissionNode())
 		if len(v.Preempt) == 0 { // a rejection comes too late: the pod was admitted
 			n.preemption.forget(uid)
