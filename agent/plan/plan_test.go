@@ -3,8 +3,11 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -153,5 +156,84 @@ containers: [{name: app, image: img, livenessProbe: {tcpSocket: {port: 1}}}, {na
 	b.ReportAllocs()
 	for b.Loop() {
 		Decide(s)
+	}
+}
+
+// TestOrderedIPs: one address of each family, the node's own family first.
+func TestOrderedIPs(t *testing.T) {
+	for _, c := range []struct{ ips, host, want []string }{
+		{[]string{"10.0.0.1"}, nil, []string{"10.0.0.1"}},
+		{[]string{"fd00::1", "10.0.0.1"}, nil, []string{"10.0.0.1", "fd00::1"}},
+		{[]string{"10.0.0.1", "fd00::1", "10.0.0.2"}, []string{"2001:db8::1", "192.0.2.1"}, []string{"fd00::1", "10.0.0.1"}},
+		{[]string{"fd00::1"}, []string{"192.0.2.1"}, []string{"fd00::1"}},
+		{nil, []string{"192.0.2.1"}, nil},
+	} {
+		if got := orderedIPs(c.ips, c.host); !slices.Equal(got, c.want) {
+			t.Errorf("%v on a node with %v: %v, want %v", c.ips, c.host, got, c.want)
+		}
+	}
+}
+
+// TestHostNetworkIPs: a pod of the host's network keeps the address it has, and
+// gains the one of a family that the node has come to have.
+func TestHostNetworkIPs(t *testing.T) {
+	w := newWorld(pod.Desired{Pod: parsePod(t, "{hostNetwork: true, containers: [{name: app, image: img}]}")})
+	w.settle()
+	w.state.Config.HostIPs = []string{"192.0.2.9", "2001:db8::9"}
+	w.state.Look = true
+	w.settle()
+	st := w.plan.Status
+	if st.HostIP != "192.0.2.9" || st.PodIP != "192.0.2.1" || len(st.PodIPs) != 2 || st.PodIPs[1].IP != "2001:db8::9" {
+		t.Errorf("host %s %v, pod %s %v", st.HostIP, st.HostIPs, st.PodIP, st.PodIPs)
+	}
+}
+
+// TestMessageBudget: the last words of all containers fit into a status together.
+func TestMessageBudget(t *testing.T) {
+	w := newWorld(pod.Desired{Pod: parsePod(t, "{restartPolicy: Never, initContainers: [{name: i, image: img}], containers: [{name: a, image: img}, {name: b, image: img}]}")})
+	w.settle()
+	w.exit(w.running("i").ID, 0)
+	w.state.Look = true
+	w.settle()
+	for i := range w.containers {
+		w.containers[i].State, w.containers[i].ExitCode, w.containers[i].Message = pod.Exited, 1, strings.Repeat("ä", 4096)
+	}
+	w.containers[0].ExitCode = 0
+	w.state.Look = true
+	w.settle()
+	for _, cs := range slices.Concat(w.plan.Status.InitContainerStatuses, w.plan.Status.ContainerStatuses) {
+		if m := cs.State.Terminated.Message; len(m) != 4096 || !utf8.ValidString(m) {
+			t.Errorf("%s: %d bytes", cs.Name, len(m))
+		}
+	}
+}
+
+// TestMountStatuses tells what became of "recursive read-only if possible".
+func TestMountStatuses(t *testing.T) {
+	spec := `
+containers:
+- name: app
+  image: img
+  volumeMounts:
+  - {name: a, mountPath: /a}
+  - {name: b, mountPath: /b, readOnly: true}
+  - {name: c, mountPath: /c, readOnly: true, recursiveReadOnly: IfPossible}
+  - {name: d, mountPath: /d, readOnly: true, recursiveReadOnly: Enabled}
+  - {name: e, mountPath: /e, readOnly: true, recursiveReadOnly: IfPossible, mountPropagation: HostToContainer}`
+	for handler, want := range map[string]string{"": "- Disabled Enabled Enabled Disabled", "old": "- Disabled Disabled Enabled Disabled"} {
+		w := newWorld(pod.Desired{Pod: parsePod(t, spec), RuntimeHandler: handler})
+		w.state.Config.RecursiveReadOnly = map[string]bool{"": true}
+		w.settle()
+		var got []string
+		for _, m := range w.plan.Status.ContainerStatuses[0].VolumeMounts {
+			mode := "-"
+			if m.RecursiveReadOnly != nil {
+				mode = string(*m.RecursiveReadOnly)
+			}
+			got = append(got, mode)
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("handler %q: %s, want %s", handler, text, want)
+		}
 	}
 }

@@ -127,13 +127,8 @@ func chaos(t *rapid.T, w *world) {
 	hint := rapid.IntRange(0, 3).Draw(t, "hinted") != 0 // else the event is lost
 	desired := w.state.Desired
 	switch rapid.IntRange(0, 17).Draw(t, "event") {
-	case 16:
-		c := v1.EphemeralContainer{}
-		c.Name, c.Image = fmt.Sprintf("e%d", rapid.IntRange(0, 3).Draw(t, "ephemeral")), "img"
-		_ = w.state.AddEphemeral(c, nil) // refused when there is one of that name, or the pod has ended
-	case 17:
-		status := rapid.SampledFrom([]v1.ConditionStatus{v1.ConditionTrue, v1.ConditionFalse}).Draw(t, "gate status")
-		_ = w.state.SetCondition(v1.PodCondition{Type: "gate", Status: status}, w.now) // refused when the pod has ended
+	case 16, 17:
+		amendAny(t, w)
 	case 0, 1, 2, 3, 4, 5: // an action ends
 		w.decide()
 		if len(w.flight) == 0 {
@@ -185,6 +180,19 @@ func chaos(t *rapid.T, w *world) {
 	}
 	w.state.Look = w.state.Look || hint
 	w.decide()
+}
+
+// amendAny changes something from outside the manifest; it is refused when the
+// pod has ended, or has a container of that name already.
+func amendAny(t *rapid.T, w *world) {
+	if rapid.Bool().Draw(t, "ephemeral") {
+		c := v1.EphemeralContainer{}
+		c.Name, c.Image = fmt.Sprintf("e%d", rapid.IntRange(0, 3).Draw(t, "name")), "img"
+		_ = w.state.AddEphemeral(c, nil)
+		return
+	}
+	status := rapid.SampledFrom([]v1.ConditionStatus{v1.ConditionTrue, v1.ConditionFalse}).Draw(t, "gate status")
+	_ = w.state.SetCondition(v1.PodCondition{Type: "gate", Status: status}, w.now)
 }
 
 func drawRunning(t *rapid.T, w *world) *pod.Container {

@@ -3,6 +3,7 @@ package plan
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthd/berth/agent/pod"
@@ -58,11 +59,26 @@ func (d *decision) rememberSandboxes() {
 	}
 	ips := d.sandbox.IPs
 	if d.sandbox.HostNetwork {
-		ips = d.Config.HostIPs
+		// The addresses that it had, and the node's of a family that it had none of.
+		ips = slices.Concat(boot.IPs, d.Config.HostIPs)
 	}
+	ips = orderedIPs(ips, d.Config.HostIPs)
 	if len(ips) > 0 && !slices.Equal(ips, boot.IPs) {
 		boot.IPs, d.unsaved.Boot = ips, true
 	}
+}
+
+// orderedIPs are the addresses that a status shows: the first of each family, the
+// node's own family first.
+func orderedIPs(ips, host []string) []string {
+	v6 := func(ip string) bool { return strings.Contains(ip, ":") }
+	var out []string
+	for _, family := range []bool{len(host) > 0 && v6(host[0]), len(host) == 0 || !v6(host[0])} {
+		if i := slices.IndexFunc(ips, func(ip string) bool { return v6(ip) == family }); i >= 0 {
+			out = append(out, ips[i])
+		}
+	}
+	return out
 }
 
 // rememberTermination records what was asked for, with the grace that holds: the

@@ -70,7 +70,7 @@ func (l *life) stop() {
 	l.Unplace(l.name + ".yaml")
 	Eventually(l.T, 10*time.Second, func() error { // the agent may not have seen that the manifest is gone
 		_, err := l.Berth("stop", l.name, "--grace-period", "1", "--timeout", "40s")
-		if err != nil && strings.Contains(err.Error(), "no pod") {
+		if err != nil && strings.Contains(err.Error(), "not found") {
 			return nil
 		}
 		return err
