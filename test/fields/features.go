@@ -70,6 +70,9 @@ func (r *running) need() error {
 			return fmt.Errorf("no feature %q", name)
 		}
 		if why := test(r); why != "" {
+			if r.skipped != nil {
+				*r.skipped = why
+			}
 			r.t.Skipf("needs %s: %s", name, why)
 		}
 	}

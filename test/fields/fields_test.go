@@ -1,12 +1,59 @@
 package fields
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/berthd/berth/test/node"
 )
+
+// recorded holds the outcomes for $BERTH_FIELDS_RESULTS, a file that becomes one
+// of docs/results/fields-*.json.
+type recorded struct {
+	mu sync.Mutex
+	Results
+}
+
+func (r *recorded) set(t *testing.T, name, skipped string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case t.Failed():
+		r.Cases[name] = "FAILED"
+	case t.Skipped():
+		r.Cases[name] = skipped
+	default:
+		r.Cases[name] = "pass"
+	}
+}
+
+func (r *recorded) write(t *testing.T) {
+	path := os.Getenv("BERTH_FIELDS_RESULTS")
+	if path == "" {
+		return
+	}
+	r.Commit, r.Host = os.Getenv("BERTH_COMMIT"), hostLine()
+	body, err := json.MarshalIndent(r.Results, "", " ")
+	if err == nil {
+		err = os.WriteFile(path, append(body, '\n'), 0o644)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// hostLine says what kind of host this is.
+func hostLine() string {
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease") // it is always there
+	init := "no systemd"
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		init = "systemd"
+	}
+	return "Linux " + strings.TrimSpace(string(kernel)) + ", " + init
+}
 
 // TestFields runs every case: those that need no agent of their own on one for
 // each OCI runtime. BERTH_OCI_RUNTIMES chooses among crun and runc.
@@ -20,6 +67,7 @@ func TestFields(t *testing.T) {
 	if len(runtimes) == 0 {
 		runtimes = []string{"crun", "runc"}
 	}
+	outcome := &recorded{Results: Results{Cases: map[string]string{}}}
 	for _, oci := range runtimes {
 		t.Run(oci, func(t *testing.T) {
 			shared := start(t, binary, "--oci-runtime", oci)
@@ -27,7 +75,9 @@ func TestFields(t *testing.T) {
 				for _, c := range cases {
 					t.Run(c.Name, func(t *testing.T) {
 						t.Parallel()
-						r := &running{t: t, c: c, a: shared.For(t), dir: t.TempDir(), pod: "f-" + c.Name}
+						skipped := ""
+						defer func() { outcome.set(t, oci+"/"+c.Name, skipped) }()
+						r := &running{skipped: &skipped, t: t, c: c, a: shared.For(t), dir: t.TempDir(), pod: "f-" + c.Name}
 						if c.Alone {
 							r.boot = func(flags []string) *node.Agent { return start(t, binary, append(flags, "--oci-runtime", oci)...) }
 						}
@@ -37,6 +87,7 @@ func TestFields(t *testing.T) {
 			})
 		})
 	}
+	outcome.write(t)
 }
 
 // start starts an agent that has the images the cases use.

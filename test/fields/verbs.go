@@ -38,6 +38,8 @@ type running struct {
 	boot func(flags []string) *node.Agent
 	// over says that the case has been skipped or has failed.
 	over bool
+	// skipped gets the reason of a skip, if somebody wants to know it.
+	skipped *string
 }
 
 // early are the commands that may come before the case's own agent is started.

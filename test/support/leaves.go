@@ -22,6 +22,8 @@ type Leaf struct {
 	// Owner is the struct type that declares it, Field its JSON name there.
 	Owner reflect.Type
 	Field string
+	// Type is the leaf's own type, without its pointer.
+	Type reflect.Type
 }
 
 // opaque types are leaves although they are structs.
@@ -60,7 +62,7 @@ func walk(t reflect.Type, prefix string, all *[]Leaf) {
 				continue
 			}
 		}
-		*all = append(*all, Leaf{Path: path, Owner: t, Field: name})
+		*all = append(*all, Leaf{Path: path, Owner: t, Field: name, Type: inner})
 	}
 }
 
