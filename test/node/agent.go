@@ -69,6 +69,10 @@ func New(t testing.TB, binary string) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As /run and /var/lib are: root users of user namespaces pass through.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	a := &Agent{T: t, Binary: binary, Dir: dir, Manifests: filepath.Join(dir, "manifests"), running: &running{}}
 	if err := os.Mkdir(a.Manifests, 0o755); err != nil {
 		t.Fatal(err)

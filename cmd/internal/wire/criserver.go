@@ -41,7 +41,7 @@ func (e *embedded) serveCRI(o Options, systemd bool, streaming server.Streaming)
 				return &runtimeapi.LinuxPodSandboxStats{Cpu: c.Cpu, Memory: c.Memory}, nil
 			},
 		},
-		Version: o.Version, SystemdCgroup: systemd, Handlers: e.handlers(o.RootDir),
+		Version: o.Version, SystemdCgroup: systemd, Handlers: e.handlers(o),
 		Leaks: []func(context.Context) ([]*api.Leak, error){e.attachmentLeaks},
 		Log:   o.Log.With("part", "cri"),
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/image"
@@ -59,8 +60,11 @@ func findRuntimes(ctx context.Context, o Options) (ociruntime.Binary, map[string
 }
 
 // handlers tells what each runtime handler can do on this host.
-func (e *embedded) handlers(rootDir string) map[string]server.Handler {
-	host := e.userNamespaces(rootDir)
+func (e *embedded) handlers(o Options) map[string]server.Handler {
+	host := passable(o.StateDir)
+	if host == nil {
+		host = e.userNamespaces(o.RootDir)
+	}
 	of := func(b ociruntime.Binary) server.Handler {
 		h := server.Handler{RecursiveReadOnly: e.host.RecursiveReadOnly && b.RecursiveReadOnly(), NoUserNamespaces: host}
 		if err := b.UserNamespaces(); err != nil {
@@ -73,6 +77,23 @@ func (e *embedded) handlers(rootDir string) map[string]server.Handler {
 		out[name] = of(b)
 	}
 	return out
+}
+
+// passable says why the root users of pods with user namespaces could not reach
+// their containers' root filesystems, as OCI runtimes make them.
+func passable(dir string) error {
+	for ; ; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if st.Mode()&0o001 == 0 {
+			return fmt.Errorf("the state directory must let others pass through: chmod o+x %s", dir)
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
 }
 
 // userNamespaces says why no pod can have a user namespace on this host, whatever
