@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -118,15 +119,15 @@ func subtract(need map[v1.ResourceName]int64, pods ...[]pod.Snapshot) map[v1.Res
 }
 
 // nearest takes pods, one after the other, whose requests are nearest to what
-// is still needed. All of them together are enough.
+// is still needed; of those as near as each other, the least in priority. All of them together are enough.
 func nearest(pods []pod.Snapshot, need map[v1.ResourceName]int64) []pod.Snapshot {
 	pods = slices.Clone(pods)
 	var taken []pod.Snapshot
 	for len(need) > 0 && len(pods) > 0 {
 		best := 0
 		for i := range pods {
-			a, b := distance(pods[i].Desired.Pod, need), distance(pods[best].Desired.Pod, need)
-			if a < b || a == b && smaller(pods[i].Desired.Pod, pods[best].Desired.Pod) {
+			p, q := pods[i].Desired.Pod, pods[best].Desired.Pod
+			if cmp.Or(cmp.Compare(distance(p, need), distance(q, need)), cmp.Compare(priority(p), priority(q)), bySize(p, q)) < 0 {
 				best = i
 			}
 		}
@@ -149,11 +150,7 @@ func distance(p *v1.Pod, need map[v1.ResourceName]int64) float64 {
 	return sum
 }
 
-func smaller(a, b *v1.Pod) bool {
-	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
-		if x, y := amountOf(a, name), amountOf(b, name); x != y {
-			return x < y
-		}
-	}
-	return false
+// bySize compares memory, then cpu.
+func bySize(a, b *v1.Pod) int {
+	return cmp.Or(cmp.Compare(amountOf(a, v1.ResourceMemory), amountOf(b, v1.ResourceMemory)), cmp.Compare(amountOf(a, v1.ResourceCPU), amountOf(b, v1.ResourceCPU)))
 }

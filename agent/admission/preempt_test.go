@@ -52,6 +52,7 @@ func TestPreemption(t *testing.T) {
 		{"no guaranteed pod where a burstable one does", pod.SourceFile, asks("cpu", "2"), []pod.Snapshot{guaranteed("g", "2"), burstable("b", "2")}, []pod.UID{"uid-b"}, ""},
 		{"the guaranteed one where nothing else does", pod.SourceFile, asks("cpu", "2"), []pod.Snapshot{guaranteed("g", "3"), burstable("b", "1")}, []pod.UID{"uid-g"}, ""},
 		{"the nearest, not the largest", pod.SourceFile, asks("cpu", "1"), []pod.Snapshot{burstable("a", "500m"), burstable("b", "2500m"), burstable("c", "1")}, []pod.UID{"uid-c"}, ""},
+		{"the least in priority of two alike", pod.SourceFile, both(asks("cpu", "1"), ranked(9)), []pod.Snapshot{static(burstable("b", "2"), 7), static(burstable("c", "2"), 0)}, []pod.UID{"uid-c"}, ""},
 		{"several", pod.SourceFile, asks("cpu", "3"), []pod.Snapshot{burstable("b", "2"), burstable("c", "2")}, []pod.UID{"uid-b", "uid-c"}, ""},
 		{"one that is ending anyway", pod.SourceFile, asks("cpu", "2"), []pod.Snapshot{burstable("b", "2"), ending(guaranteed("g", "2"))}, []pod.UID{"uid-g"}, ""},
 		{"one that is ending and holds nothing of it is not waited for", pod.SourceFile, asks("cpu", "2"), []pod.Snapshot{burstable("b", "4"), ending(burstable("c", "0"))}, []pod.UID{"uid-b"}, ""},

@@ -96,7 +96,7 @@ systemReserved: {memory: 64Mi}
 				t.Errorf("a pod that was refused has the status %+v", p.Status)
 			}
 			a.event(c.name, c.reason, strings.TrimPrefix(c.message, "Pod was rejected: "))
-			a.why(c.name, "refuses", strings.TrimPrefix(c.message, "Pod was rejected: "))
+			a.why(c.name, "Pod was rejected", strings.TrimPrefix(c.message, "Pod was rejected: "))
 		})
 	}
 	t.Run("allowed sysctls", func(t *testing.T) {
