@@ -233,6 +233,25 @@ func (a *Allocator) Release(uid pod.UID) error {
 	return nil
 }
 
+// Retain takes back the ranges of pods that are not alive: of pods that neither
+// the runtime nor a record knows any more. It is for the start, before the first
+// pod is acted on. Every range is tried even if one fails.
+func (a *Allocator) Retain(alive func(pod.UID) bool) error {
+	a.mu.Lock()
+	var gone []pod.UID
+	for uid := range a.pods {
+		if !alive(uid) {
+			gone = append(gone, uid)
+		}
+	}
+	a.mu.Unlock()
+	var errs []error
+	for _, uid := range gone {
+		errs = append(errs, a.Release(uid))
+	}
+	return errors.Join(errs...)
+}
+
 func validUID(uid pod.UID) bool {
 	return uid != "" && uid != "." && uid != ".." && !strings.ContainsAny(string(uid), "/\x00")
 }

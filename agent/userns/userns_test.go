@@ -195,6 +195,20 @@ func TestNeverTwice(t *testing.T) {
 	allot(t, a, "late")
 }
 
+func TestRetain(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, dir)
+	kept := allot(t, a, "kept")
+	allot(t, a, "orphan")
+	if err := a.Retain(func(uid pod.UID) bool { return uid == "kept" }); err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, dir)
+	if m, ok := b.Mapping("kept"); !ok || m != kept || len(b.pods) != 1 || len(a.pods) != 1 {
+		t.Errorf("retained %v, on disk %v", a.pods, b.pods)
+	}
+}
+
 func TestSubIDs(t *testing.T) {
 	for text, want := range map[string]string{
 		"0: kubelet 65536 6553600":                      "{1 100}",

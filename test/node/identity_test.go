@@ -81,7 +81,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
   - name: c
-    image: `+Busybox+`
+    image: ` + Busybox + `
     command: [sh, -c, 'echo "$0 $1"; trap "exit 0" TERM; while :; do sleep 1 & wait $!; done', "$(GREETING)", "$$(GREETING) $(NOBODY)"]
     resources: {requests: {cpu: 20m, memory: 8Mi}, limits: {memory: 64Mi}}
     envFrom:

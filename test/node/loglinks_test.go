@@ -138,8 +138,9 @@ func inOrder(t *testing.T, link string, text *bytes.Buffer) {
 	}
 }
 
-// TestLogLinksAfterKill kills the agent while pods run, takes logs and links away
-// behind its back, and finds the links right after the next start.
+// TestLogLinksAfterKill kills the agent while a pod runs, and leaves a link and a
+// range of IDs of pods that are no more: the next start takes these away, and
+// keeps the pod's.
 func TestLogLinksAfterKill(t *testing.T) {
 	a := New(t, Binary(t, "BERTH_BIN"))
 	a.Start()
@@ -152,8 +153,19 @@ func TestLogLinksAfterKill(t *testing.T) {
 	if err := os.Symlink(filepath.Join(a.Dir, "log", "default_gone_u", "c", "0.log"), dangling); err != nil {
 		t.Fatal(err)
 	}
+	orphan := filepath.Join(a.Dir, "root/pods/00000000-gone")
+	if err := os.Mkdir(orphan, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	record := `{"uidMappings":[{"hostId":131072,"containerId":0,"length":65536}],"gidMappings":[{"hostId":131072,"containerId":0,"length":65536}]}`
+	if err := os.WriteFile(filepath.Join(orphan, "userns"), []byte(record), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	a.Start()
 	a.Wait("kept", 30*time.Second, Ready)
+	if _, err := os.Lstat(filepath.Join(orphan, "userns")); !os.IsNotExist(err) {
+		t.Errorf("the range of IDs of a pod that is gone stays: %v", err)
+	}
 	if _, err := os.Lstat(dangling); !os.IsNotExist(err) {
 		t.Errorf("a dangling link stays: %v", err)
 	}

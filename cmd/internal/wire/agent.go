@@ -23,6 +23,7 @@ import (
 	"github.com/berthd/berth/agent/plan"
 	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/agent/runtime"
+	"github.com/berthd/berth/agent/userns"
 	"github.com/berthd/berth/agent/worker"
 	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/record"
@@ -48,6 +49,7 @@ type node struct {
 	cgroups    *cgroup.Tree
 	volumes    *csi.Volumes
 	records    *checkpoint.Store
+	users      *userns.Allocator
 	runtime    *runtime.Runtime
 	prober     *probes.Prober
 	dispatcher *dispatch.Dispatcher
@@ -220,6 +222,7 @@ func (n *node) restore(ctx context.Context) error {
 	if err := n.askFeatures(ctx); err != nil {
 		return err
 	}
+	n.retainUsers(records, known)
 	n.noteRestored(records, known)
 	observed := map[pod.UID]dispatch.ObservedPod{}
 	for uid, k := range known {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/agent/runtime"
 	"github.com/berthd/berth/agent/userns"
 )
@@ -29,12 +30,12 @@ func (o Options) logLinksDir() string {
 // openPodRuntime makes the part that does what is planned for pods.
 func (n *node) openPodRuntime(ctx context.Context, objs runtime.Objects, sink Sink) (err error) {
 	o := n.o
-	users, err := userns.Open(ctx, userns.Config{Dir: filepath.Join(o.RootDir, "pods"), IDsPerPod: o.IDsPerPod, MaxPods: o.MaxPods, Log: o.Log})
+	n.users, err = userns.Open(ctx, userns.Config{Dir: filepath.Join(o.RootDir, "pods"), IDsPerPod: o.IDsPerPod, MaxPods: o.MaxPods, Log: o.Log})
 	if err != nil {
 		return err
 	}
 	n.runtime = runtime.New(n.runtimeConfig(), runtime.Deps{
-		CRI: n.cri, Volumes: podVolumes{n.volumes}, Cgroup: n.cgroups, Objects: objs, Userns: users, Events: sink.Event, Log: o.Log,
+		CRI: n.cri, Volumes: podVolumes{n.volumes}, Cgroup: n.cgroups, Objects: objs, Userns: n.users, Events: sink.Event, Log: o.Log,
 	})
 	if err := n.runtime.SweepLogLinks(); err != nil {
 		o.Log.Warn("links to logs that are gone could not all be removed; the next start tries again", "error", err)
@@ -53,5 +54,17 @@ func (n *node) runtimeConfig() runtime.Config {
 			Name: o.NodeName, IPs: n.ips, Allocatable: n.allocatable, Memory: n.memory, Swap: n.swap, ResolvConf: o.ResolvConf,
 			CgroupV2: n.cgroups.V2(), SwapAccounting: n.cgroups.SwapAccounting(), AppArmor: n.appArmor(),
 		},
+	}
+}
+
+// retainUsers takes back the ranges of IDs of pods that are gone altogether.
+func (n *node) retainUsers(records map[pod.UID]pod.Record, known map[pod.UID]runtime.Known) {
+	err := n.users.Retain(func(uid pod.UID) bool {
+		_, recorded := records[uid]
+		_, there := known[uid]
+		return recorded || there
+	})
+	if err != nil {
+		n.o.Log.Warn("ranges of IDs of pods that are gone could not all be taken back; the next start tries again", "error", err)
 	}
 }
