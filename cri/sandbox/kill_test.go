@@ -43,7 +43,7 @@ func agent(dir, parent string) error {
 	}
 	defer closeAll()
 	ctx := context.Background()
-	c := (&host{parent: parent}).config("web", podNS, podNS, podNS)
+	c := withUsers((&host{parent: parent}).config("web", podNS, podNS, podNS))
 	c.Linux.Sysctls = map[string]string{"net.ipv4.ip_forward": "1"}
 	id, err := s.Run(ctx, c, "")
 	if err == nil {
