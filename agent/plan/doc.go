@@ -26,6 +26,11 @@
 //	              ▼
 //	            containers, sandboxes, logs removed ─▶ Done
 //
+// A container whose rules say RestartAllContainers takes a running pod back to
+// its first init container, in the same sandbox (rememberReset). What is added to
+// a pod from outside its manifest, ephemeral containers and the conditions of
+// readiness gates, is part of its record (State.AddEphemeral, State.SetCondition).
+//
 // There is one way down. Deletion, eviction, failure, a lost sandbox and a
 // half-made start all walk it.
 package plan

@@ -99,7 +99,7 @@ func drawRules(t *rapid.T, c *v1.Container) {
 func drawContainer(t *rapid.T, name string) v1.Container {
 	c := v1.Container{Name: name, Image: "img"}
 	probe := &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{}}}
-	bits := rapid.IntRange(0, 31).Draw(t, "features")
+	bits := rapid.IntRange(0, 63).Draw(t, "features")
 	if bits&1 != 0 {
 		c.StartupProbe = probe
 	}
@@ -118,6 +118,9 @@ func drawContainer(t *rapid.T, name string) v1.Container {
 		if bits&16 != 0 {
 			c.Lifecycle.PreStop = hook
 		}
+	}
+	if bits&32 != 0 {
+		c.ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer}}
 	}
 	return c
 }
@@ -185,6 +188,10 @@ func chaos(t *rapid.T, w *world) {
 // amendAny changes something from outside the manifest; it is refused when the
 // pod has ended, or has a container of that name already.
 func amendAny(t *rapid.T, w *world) {
+	if rapid.IntRange(0, 2).Draw(t, "resized") == 0 {
+		resizeAny(t, w)
+		return
+	}
 	if rapid.Bool().Draw(t, "ephemeral") {
 		c := v1.EphemeralContainer{}
 		c.Name, c.Image = fmt.Sprintf("e%d", rapid.IntRange(0, 3).Draw(t, "name")), "img"
@@ -211,6 +218,7 @@ func drawRunning(t *rapid.T, w *world) *pod.Container {
 // idempotent checks that deciding again about the same facts starts nothing new.
 func idempotent(t *rapid.T, w *world) {
 	w.decide()
+	w.decide() // the node may have answered the first
 	before := len(w.flight)
 	s := w.state
 	s.Now = w.now
@@ -228,7 +236,7 @@ func idempotent(t *rapid.T, w *world) {
 
 // peace makes the world perfect and sees where the pod comes to rest.
 func peace(t *rapid.T, w *world) {
-	w.hold, w.fails = map[string]bool{}, map[string]*planned{}
+	w.hold, w.fails, w.deny = map[string]bool{}, map[string]*planned{}, pod.ResizePending{}
 	for i := range w.containers {
 		if w.containers[i].State == pod.Unknown {
 			w.containers[i].State = pod.Running
@@ -271,6 +279,7 @@ func wellRun(t *rapid.T, w *world) {
 	if w.disk.Durable.Reset != nil {
 		t.Fatalf("a reset is not over at rest: %+v", w.disk.Durable.Reset)
 	}
+	wellResized(t, w)
 	if len(w.sandboxes) != 1 {
 		t.Fatalf("%d sandboxes at rest", len(w.sandboxes))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"pgregory.net/rapid"
 
 	"github.com/berthd/berth/agent/pod"
 )
@@ -175,6 +176,46 @@ func quantityText(l v1.ResourceList) string {
 
 func listText(r *v1.ResourceRequirements) string {
 	return fmt.Sprintf("(%s; %s)", quantityText(r.Requests), quantityText(r.Limits))
+}
+
+// resizeAny asks for other resources for some container, on a node that may have
+// no room for them.
+func resizeAny(t *rapid.T, w *world) {
+	w.deny = rapid.SampledFrom([]pod.ResizePending{{}, {}, {Reason: pod.ResizeDeferred, Message: "no room"}, {Reason: pod.ResizeInfeasible, Message: "never"}}).Draw(t, "node")
+	name := rapid.SampledFrom(w.members()).Draw(t, "resized container")
+	q := quantities(fmt.Sprintf("memory=%dMi,cpu=%dm", rapid.IntRange(1, 3).Draw(t, "memory"), rapid.IntRange(1, 3).Draw(t, "cpu")))
+	_ = w.state.SetResources(func(shown *v1.Pod) (pod.Resources, error) { // refused when the pod has ended
+		want := pod.ResourcesOf(shown)
+		want.Containers[name] = v1.ResourceRequirements{Requests: q}
+		return want, nil
+	})
+}
+
+func (w *world) members() (names []pod.ContainerName) {
+	spec := &w.state.Desired.Pod.Spec
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		names = append(names, pod.ContainerName(c.Name))
+	}
+	return names
+}
+
+// wellResized checks that at rest every resize that can be granted is in force.
+func wellResized(t *rapid.T, w *world) {
+	rs := w.disk.Durable.Resize
+	if rs == nil {
+		return
+	}
+	if rs.Progress != nil || rs.Undecided() {
+		t.Fatalf("a resize is not over at rest: %+v\nlog:\n%s", rs, tail(w.log))
+	}
+	granted := w.state.Granted().Pod
+	for i := range w.containers {
+		c := &w.containers[i]
+		want := containerOf(granted, c.Name)
+		if have, ok := w.disk.Boot.Actuated.Of(c); alive(c) && want != nil && (!ok || quantityText(have.Requests) != quantityText(want.Resources.Requests)) {
+			t.Fatalf("%s runs with %s at rest, not with %s\nlog:\n%s", c.Name, quantityText(have.Requests), quantityText(want.Resources.Requests), tail(w.log))
+		}
+	}
 }
 
 // TestActualResources: what the runtime rounds is shown as it was asked for.

@@ -34,7 +34,8 @@ type Durable struct {
 	// Restarts counts, for each container, the instances that have ever been started.
 	Restarts map[ContainerName]uint32
 	// Ended holds the last instance of each main container that has ended for
-	// good while others go on: it is not started again even if the runtime forgets it.
+	// good while others go on: it is not started again even if the runtime forgets
+	// it. And of each container that a reset took away: that one is.
 	Ended map[ContainerName]Container
 	// Outcome is the final status, kept until it is acknowledged and the pod forgotten:
 	// a pod with an Outcome is never started again.
