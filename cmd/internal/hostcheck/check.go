@@ -17,7 +17,7 @@ const (
 
 // Check is one thing that was looked at.
 type Check struct {
-	Group string `json:"group"` // Programs, Network, Kernel, Cgroups, Limits, Space
+	Group string `json:"group"` // Programs, Network, Kernel, Security, Cgroups, Memory, Limits, Space
 	Name  string `json:"name"`
 	State State  `json:"state"`
 	// Found says what is there, in a few words.
@@ -36,6 +36,10 @@ type Options struct {
 	// Dirs are checked for space: directory to what it is for. Those that do not
 	// exist yet count as their nearest parent.
 	Dirs map[string]string
+	// RootDir is where images and volumes lie.
+	RootDir string
+	// LimitedSwap says that pods are to use swap space.
+	LimitedSwap bool
 	// External says that an external CRI runtime is used: what only the embedded
 	// one needs is not looked at.
 	External bool
@@ -56,7 +60,9 @@ func Run(ctx context.Context, o Options) []Check {
 	}
 	all = append(all, h.forwarding(4), h.forwarding(6))
 	all = append(all, h.kernel()...)
+	all = append(all, h.security(ctx)...)
 	all = append(all, h.cgroups()...)
+	all = append(all, h.memory()...)
 	all = append(all, h.limits()...)
 	return append(all, h.space()...)
 }

@@ -62,6 +62,20 @@ func TestKernelAndCgroups(t *testing.T) {
 		"no SYS_RESOURCE":   {map[string]string{"/proc/self/status": "CapEff:\t000001fffeffffff\n"}, host.capabilities, Warning, "CAP_SYS_RESOURCE: oom scores", "outside"},
 		"no SYS_ADMIN":      {map[string]string{"/proc/self/status": "CapEff:\t000001ffffdfffff\n"}, host.capabilities, Failed, "CAP_SYS_ADMIN: pods cannot run", "outside"},
 		"no seccomp":        {map[string]string{"/proc/self/status": "Name:\tx\n"}, host.seccomp, Warning, "not supported", "SECCOMP"},
+		"AppArmor":          {map[string]string{"/sys/module/apparmor/parameters/enabled": "Y\n", "/sys/kernel/security/apparmor/profiles": "a (enforce)\nb (complain)\n"}, host.appArmor, OK, "on, 2 profiles", ""},
+		"AppArmor off":      {map[string]string{"/sys/module/apparmor/parameters/enabled": "N\n"}, host.appArmor, Warning, "are refused", "apparmor=1"},
+		"no AppArmor":       {nil, host.appArmor, OK, "are refused", ""},
+		"SELinux":           {map[string]string{"/sys/fs/selinux/enforce": "1"}, host.selinux, OK, "enforcing", ""},
+		"SELinux lenient":   {map[string]string{"/sys/fs/selinux/enforce": "0"}, host.selinux, OK, "nothing is denied", ""},
+		"no SELinux":        {nil, host.selinux, OK, "no effect", ""},
+		"no huge pages":     {map[string]string{"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "0\n"}, host.hugePages, OK, "none is reserved", ""},
+		"huge pages":        {map[string]string{"/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "8\n", "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages": "0\n"}, host.hugePages, OK, "8 of 2.0 MiB", ""},
+		"no swap":           {map[string]string{"/proc/swaps": swaps}, host.swap, OK, "none", ""},
+		"swap on v1":        {map[string]string{"/proc/swaps": swaps + "/dev/sdb partition 1048576 0 -2\n"}, host.swap, Warning, "1.0 GiB, which the kernel does not count", "swapaccount=1"},
+		"counted swap":      {map[string]string{"/proc/swaps": swaps + "/dev/sdb partition 1048576 0 -2\n", "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes": "1"}, host.swap, OK, "which pods do not use", ""},
+		"swap on v2":        {map[string]string{"/proc/swaps": swaps + "/swap file 1024 0 -2\n", "/sys/fs/cgroup/cgroup.controllers": "memory", "/sys/fs/cgroup/a/memory.swap.max": "0"}, host.swap, OK, "1.0 MiB, which pods do not use", ""},
+		"limited swap":      {map[string]string{"/proc/swaps": swaps + "/swap file 1024 0 -2\n", "/sys/fs/cgroup/cgroup.controllers": "memory", "/sys/fs/cgroup/a/memory.swap.max": "0"}, limitedSwap, OK, "burstable pods", ""},
+		"limited to none":   {map[string]string{"/proc/swaps": swaps}, limitedSwap, Warning, "LimitedSwap", "mkswap"},
 		"nothing in status": {nil, host.capabilities, Warning, "cannot be told", ""},
 	}
 	for name, c := range tests {
@@ -72,6 +86,13 @@ func TestKernelAndCgroups(t *testing.T) {
 			}
 		})
 	}
+}
+
+const swaps = "Filename Type Size Used Priority\n"
+
+func limitedSwap(h host) Check {
+	h.o.LimitedSwap = true
+	return h.swap()
 }
 
 func mode(h host) Check          { return h.cgroups()[0] }
