@@ -19,6 +19,12 @@ func ephemeral(name string) func(*plan.State) error {
 	return func(s *plan.State) error { return s.AddEphemeral(c, nil) }
 }
 
+func (n *node) durable() pod.Durable {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.saved.Durable
+}
+
 // TestAmend: what was answered is on disk, shown, and acted on; a second of the
 // same name is refused however close together they come.
 func TestAmend(t *testing.T) {
@@ -39,15 +45,15 @@ func TestAmend(t *testing.T) {
 				}
 			}
 		}
-		if refused != 2 || len(n.saved.Durable.Ephemeral) != 1 {
-			t.Errorf("%d refused, saved %v", refused, n.saved.Durable.Ephemeral)
+		if saved := n.durable(); refused != 2 || len(saved.Ephemeral) != 1 {
+			t.Errorf("%d refused, saved %v", refused, saved.Ephemeral)
 		}
 		pause(time.Second)
 		s := w.Snapshot()
 		if len(s.Desired.Pod.Spec.EphemeralContainers) != 1 || len(s.Status.EphemeralContainerStatuses) != 1 || s.Status.EphemeralContainerStatuses[0].State.Running == nil {
 			t.Errorf("snapshot: %+v", s.Status.EphemeralContainerStatuses)
 		}
-		if s.Desired.Pod == n.saved.Durable.Pod || len(n.saved.Durable.Pod.Spec.EphemeralContainers) != 0 {
+		if saved := n.durable(); s.Desired.Pod == saved.Pod || len(saved.Pod.Spec.EphemeralContainers) != 0 {
 			t.Error("the record's pod has the ephemeral container in it: it is kept apart")
 		}
 		forget(w)
@@ -86,8 +92,8 @@ func TestAmendWaitsForTheDisk(t *testing.T) {
 		}
 		n.set(func() { n.saveErr = nil })
 		pause(time.Minute)
-		if err := <-result; err != nil || len(n.saved.Durable.Gates) != 1 {
-			t.Errorf("%v, saved %v", err, n.saved.Durable.Gates)
+		if err := <-result; err != nil || len(n.durable().Gates) != 1 {
+			t.Errorf("%v, saved %v", err, n.durable().Gates)
 		}
 		stop()
 	})
