@@ -97,25 +97,8 @@ func (d *decoder) document(root *node, doc int, prefix string) {
 	case ref.Namespace == "":
 		ref.Namespace = "default"
 	}
-	problem := func(n *node, path, message string) {
+	if n, path, message := misfit(root, kind, version); n != nil {
 		d.fail(Problem{Line: n.line, Document: doc, FieldPath: join(prefix, path), Message: message}, ref)
-	}
-	at := func(name string) *node {
-		if n := root.get(name); n != nil {
-			return n
-		}
-		return root
-	}
-	const known = "Pod, ConfigMap, Secret, RuntimeClass, PriorityClass or a list of them"
-	switch {
-	case kind == "":
-		problem(at("kind"), "kind", "expected "+known)
-		return
-	case kinds[kind].version == "":
-		problem(at("kind"), "kind", fmt.Sprintf("a node by itself cannot run a %s: expected %s", clip(kind), known))
-		return
-	case version != kinds[kind].version:
-		problem(at("apiVersion"), "apiVersion", fmt.Sprintf("expected %s, got %q", kinds[kind].version, clip(version)))
 		return
 	}
 	switch kind {
@@ -132,6 +115,26 @@ func (d *decoder) document(root *node, doc int, prefix string) {
 	default:
 		d.list(root, doc, prefix, kind)
 	}
+}
+
+// misfit says what is wrong with a document's kind or version, and where; nil: nothing.
+func misfit(root *node, kind, version string) (at *node, path, message string) {
+	const known = "Pod, ConfigMap, Secret, RuntimeClass, PriorityClass or a list of them"
+	path = "kind"
+	switch k := kinds[kind]; {
+	case kind == "":
+		message = "expected " + known
+	case k.version == "":
+		message = fmt.Sprintf("a node by itself cannot run a %s: expected %s", clip(kind), known)
+	case k.version != version:
+		path, message = "apiVersion", fmt.Sprintf("expected %s, got %q", k.version, clip(version))
+	default:
+		return nil, "", ""
+	}
+	if at = root.get(path); at == nil {
+		at = root
+	}
+	return at, path, message
 }
 
 // kinds are what a document may be: the API version of each, and whether it

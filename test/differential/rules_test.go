@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"fmt"
 	"os"
 	"path"
 	"reflect"
@@ -24,19 +25,26 @@ func readRules(t *testing.T, which string) rules {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all rules
-	for _, line := range strings.Split(string(b), "\n") {
+	all, err := parseRules(string(b), which)
+	if err != nil {
+		t.Fatalf("testdata/differences.txt: %v", err)
+	}
+	return all
+}
+
+func parseRules(text, which string) (all rules, err error) {
+	for _, line := range strings.Split(text, "\n") {
 		said, reason, _ := strings.Cut(line, "#")
 		f := strings.Fields(said)
 		switch {
 		case len(f) == 0:
 		case len(f) != 4 || len(strings.TrimSpace(reason)) < 10:
-			t.Fatalf("testdata/differences.txt: expected \"<test> <side> <error type> <field path>  # reason\", got %q", line)
+			return nil, fmt.Errorf("expected \"<test> <side> <error type> <field path>  # reason\", got %q", line)
 		case f[0] == which:
 			all = append(all, &rule{line: line, side: f[1], kind: f[2], path: f[3]})
 		}
 	}
-	return all
+	return all, nil
 }
 
 func (rs rules) allow(d difference) bool {
@@ -51,12 +59,31 @@ func (rs rules) allow(d difference) bool {
 	return false
 }
 
-func (rs rules) unused(t *testing.T) {
-	t.Helper()
+// unused lists the lines that allowed nothing.
+func (rs rules) unused() (lines []string) {
 	for _, r := range rs {
 		if !r.used {
-			t.Errorf("testdata/differences.txt: no pod needs the line %q: remove it", r.line)
+			lines = append(lines, r.line)
 		}
+	}
+	return lines
+}
+
+func TestRules(t *testing.T) {
+	rs, err := parseRules("# said\ncreate ours FieldValueInvalid spec.*[].x  # for a good reason\nresize ours FieldValueInvalid a  # for another reason\n", "create")
+	if err != nil || len(rs) != 1 || len(rs.unused()) != 1 {
+		t.Fatalf("%v %v", rs, err)
+	}
+	for _, d := range []difference{{"upstream", "FieldValueInvalid", "spec.y[1].x", ""}, {"ours", "FieldValueForbidden", "spec.y[1].x", ""}, {"ours", "FieldValueInvalid", "spec.y[1].x.z", ""}} {
+		if rs.allow(d) {
+			t.Errorf("%v is allowed", d)
+		}
+	}
+	if !rs.allow(difference{"ours", "FieldValueInvalid", "spec.y[1].x", ""}) || len(rs.unused()) != 0 {
+		t.Error("what the line says is not allowed")
+	}
+	if _, err := parseRules("create ours FieldValueInvalid spec.x", "create"); err == nil {
+		t.Error("a line without a reason is taken")
 	}
 }
 

@@ -61,8 +61,8 @@ var pools = []struct {
 	{".apiVersion", words("v1 v2 apps/v1")},
 	{".image", words("a a:1 a:latest a/b@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa localhost:5000/a localhost:5000/a:latest A:1 a: :latest")},
 	{".reference", words("a a:1 a:latest A/b localhost:5000/a")},
-	{".mountPath", words("/a /a/b /b rel ../x /a:/b /etc/hosts / C:\\x")},
-	{".devicePath", words("/dev/a /dev/b /a/../b dev ..")},
+	{".mountPath", words("/dev/xvda /dev/y /a /a/b /b rel ../x /a:/b /etc/hosts / C:\\x")},
+	{".devicePath", words("/dev/a /dev/b /dev/x /a/../b dev ..")},
 	{".subPath", words("a a/b /a ../a a/../b a/..b . $(A)")},
 	{".subPathExpr", words("$(A) $(A)/b /$(A) ../$(A) $$(A)")},
 	{".path", words("a a/b /a ../a a/../b ..a a/..b / token")},
@@ -101,9 +101,9 @@ var pools = []struct {
 	{"metadata.name", words("a a.b A a_b main")},
 	{"metadata.namespace", words("default a.b A")},
 	{"metadata.labels{}", words("a example.com/a a/b/c -a")},
-	{"metadata.annotations{}", words("a example.com/a seccomp.security.alpha.kubernetes.io/pod container.apparmor.security.beta.kubernetes.io/main scheduler.alpha.kubernetes.io/tolerations " +
+	{"metadata.annotations{}", words("a example.com/a seccomp.security.alpha.kubernetes.io/pod container.apparmor.security.beta.kubernetes.io/main container.apparmor.security.beta.kubernetes.io/nobody container.seccomp.security.alpha.kubernetes.io/main container.seccomp.security.alpha.kubernetes.io/other scheduler.alpha.kubernetes.io/tolerations " +
 		"kubernetes.io/config.mirror controller.kubernetes.io/pod-deletion-cost security.alpha.kubernetes.io/sysctls pod.alpha.kubernetes.io/init-containers a/b/c UPPER/a")},
-	{"metadata.annotations[]", words("a 1 -5 x runtime/default localhost/p unconfined localhost/../p localhost//p docker/default 99999999999 []")},
+	{"metadata.annotations[]", words("a 1 -5 x runtime/default localhost/p unconfined localhost/../p localhost//p docker/default 99999999999 [] localhost/p.json localhost/mine [{\"operator\":\"Equal\"}] {")},
 	{"userAnnotations{}", words("example.com/a example.com/b a other.com/x")},
 }
 
