@@ -152,6 +152,35 @@ func (r *Runtime) hostDNS(p *v1.Pod) (*cri.DNSConfig, error) {
 	return d, nil
 }
 
+// CheckResolvConf says what of the node's resolv.conf pods will not get, in
+// sentences; none if they get all. Three search domains are the cluster's.
+// (kubelet: CheckLimitsForResolvConf)
+func (r *Runtime) CheckResolvConf() []string {
+	if r.cfg.NoHostDNS {
+		return nil
+	}
+	file := r.cfg.Node.ResolvConf
+	d, err := readResolvConf(file)
+	if err != nil {
+		return []string{err.Error() + "; pods that need it wait for it"}
+	}
+	domains := maxSearches
+	if r.cfg.ClusterDomain != "" {
+		domains -= 3
+	}
+	var all []string
+	if len(d.Searches) > domains {
+		all = append(all, fmt.Sprintf("%s contains a search line of more than %d domains", file, domains))
+	}
+	if len(strings.Join(d.Searches, " ")) > maxSearchChars {
+		all = append(all, fmt.Sprintf("%s contains a search line that is longer than %d characters", file, maxSearchChars))
+	}
+	if len(d.Servers) > maxNameservers {
+		all = append(all, fmt.Sprintf("%s contains more than %d name servers", file, maxNameservers))
+	}
+	return all
+}
+
 // tellDNS tells what is not as the pod would have it: once, and again when it
 // changes, not at each attempt at a sandbox.
 func (r *Runtime) tellDNS(t *task, cut []string) {

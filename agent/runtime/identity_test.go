@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -328,6 +329,18 @@ func TestDNSIsToldOnce(t *testing.T) {
 	make(pod.SourceFile)
 	if got := told(); !slices.Equal(got, []string{"MissingClusterDNS"}) {
 		t.Errorf("asked for by name: %v", got)
+	}
+	if got := b.CheckResolvConf(); len(got) != 0 {
+		t.Errorf("a short resolv.conf: %v", got)
+	}
+	long := "search" + strings.Repeat(" "+strings.Repeat("x", 80), 30) + strings.Repeat("\nnameserver 192.0.2.1", 4)
+	if err := os.WriteFile(b.cfg.Node.ResolvConf, []byte(long), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for domain, want := range map[string]int{"": 2, "cluster.test": 3} {
+		if b.cfg.ClusterDomain = domain; len(b.CheckResolvConf()) != want {
+			t.Errorf("a long resolv.conf, domain %q: %v", domain, b.CheckResolvConf())
+		}
 	}
 	b.cfg.NoHostDNS, b.pod.Spec.DNSPolicy = true, v1.DNSDefault
 	if d, err := b.hostDNS(b.pod); err != nil || fmt.Sprint(d.Servers, d.Searches) != "[127.0.0.1] [.]" {

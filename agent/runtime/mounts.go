@@ -25,7 +25,9 @@ type mounting struct {
 	subPath func(context.Context, *v1.Pod, SubPath) (string, error)
 }
 
-// mounts are the container's volume mounts, in the order of its spec.
+// mounts are the container's volume mounts, in the order of its spec. Volumes are
+// relabelled by the runtime whatever seLinuxChangePolicy says: MountOption is for
+// volumes whose driver mounts them with a label, and none of a node's own does.
 func (m mounting) mounts(ctx context.Context) ([]*cri.Mount, error) {
 	var all []*cri.Mount
 	labelled := map[string]bool{} // one relabelling of a volume is enough

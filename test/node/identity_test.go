@@ -16,21 +16,28 @@ import (
 // names, resolver, mounts by expression; and from outside that log shippers find
 // every line.
 func TestIdentity(t *testing.T) {
-	a := New(t, Binary(t, "BERTH_BIN"))
+	binary := Binary(t, "BERTH_BIN")
+	for _, oci := range []string{"crun", "runc"} {
+		t.Run(oci, func(t *testing.T) { identity(t, New(t, binary), oci) })
+	}
+}
+
+func identity(t *testing.T, a *Agent, oci string) {
 	config := filepath.Join(a.Dir, "config.yaml")
 	text := "apiVersion: berth.dev/v1alpha1\nkind: Configuration\nclusterDNS: [10.96.0.10]\nclusterDomain: cluster.test\nnodeName: node-a\ncontainerLogs: {maxSize: 4Ki, maxFiles: 5}\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a.Flags = []string{"--config", config}
+	a.Flags = []string{"--config", config, "--oci-runtime", oci}
 	if err := os.Chmod(a.Dir, 0o711); err != nil { // root of a user namespace is nobody here, and must get through
 		t.Fatal(err)
 	}
 	a.Start()
 	a.ImportBusybox()
 	for name, test := range map[string]func(*testing.T, *Agent){
-		"environment": testEnvironment, "missing objects": testMissingObjects, "file keys": testFileKeys, "names": testNames, "hosts files": testHostsFiles, "resolvers": testResolvers,
-		"subPathExpr": testSubPathExpr, "devices and last words": testDevices, "http hooks": testHTTPHooks, "refused": testUnsupported, "user namespaces": testUserNamespaces, "image volumes": testImageVolumes, "log links": testLogLinks,
+		"environment": testEnvironment, "missing objects": testMissingObjects, "file keys": testFileKeys, "names": testNames, "hosts files": testHostsFiles,
+		"resolvers": testResolvers, "subPathExpr": testSubPathExpr, "devices and last words": testDevices, "http hooks": testHTTPHooks, "refused": testUnsupported,
+		"user namespaces": testUserNamespaces, "image volumes": testImageVolumes, "log links": testLogLinks,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

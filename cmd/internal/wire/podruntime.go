@@ -40,6 +40,9 @@ func (n *node) openPodRuntime(ctx context.Context, objs runtime.Objects, sink Si
 	if err := n.runtime.SweepLogLinks(); err != nil {
 		o.Log.Warn("links to logs that are gone could not all be removed; the next start tries again", "error", err)
 	}
+	for _, why := range n.runtime.CheckResolvConf() {
+		o.Log.Warn("pods will not get all of the node's resolver configuration", "why", why)
+	}
 	return nil
 }
 
