@@ -90,7 +90,7 @@ func Decide(d pod.Desired, others []pod.Snapshot, node Node) Verdict {
 	var v Verdict
 	running := beside(d, others)
 	lacks := shortages(d.Pod, running, node)
-	for _, check := range []func(pod.Desired, []pod.Snapshot, Node) *pod.Rejection{affinity, nodeName, hostPorts, taints} {
+	for _, check := range []func(pod.Desired, []*pod.Snapshot, Node) *pod.Rejection{affinity, nodeName, hostPorts, taints} {
 		r := check(d, running, node)
 		switch {
 		case r == nil:
@@ -110,16 +110,16 @@ func Decide(d pod.Desired, others []pod.Snapshot, node Node) Verdict {
 			return Verdict{Rejection: r}
 		}
 	}
-	v.Warnings = selinuxWarnings(d.Pod, node)
+	v.Warnings = Warnings(d.Pod, node)
 	return v
 }
 
 // beside are the others that hold, or are about to take, what they request.
-func beside(d pod.Desired, others []pod.Snapshot) []pod.Snapshot {
-	running := make([]pod.Snapshot, 0, len(others))
+func beside(d pod.Desired, others []pod.Snapshot) []*pod.Snapshot {
+	running := make([]*pod.Snapshot, 0, len(others))
 	for i := range others {
 		if o := &others[i]; o.UID != pod.UID(d.Pod.UID) && counts(o) {
-			running = append(running, *o)
+			running = append(running, o)
 		}
 	}
 	return running

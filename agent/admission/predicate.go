@@ -15,14 +15,14 @@ func predicate(reason pod.Reason, why string) *pod.Rejection {
 	return &pod.Rejection{Reason: reason, Message: fmt.Sprintf("Predicate %s failed: %s", reason, why)}
 }
 
-func nodeName(d pod.Desired, _ []pod.Snapshot, node Node) *pod.Rejection {
+func nodeName(d pod.Desired, _ []*pod.Snapshot, node Node) *pod.Rejection {
 	if name := d.Pod.Spec.NodeName; name != "" && name != node.Name {
 		return predicate(NodeName, fmt.Sprintf("node(s) didn't match the requested node name: this node is %s, the pod wants %s", node.Name, name))
 	}
 	return nil
 }
 
-func affinity(d pod.Desired, _ []pod.Snapshot, node Node) *pod.Rejection {
+func affinity(d pod.Desired, _ []*pod.Snapshot, node Node) *pod.Rejection {
 	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: node.Labels}}
 	ok, err := nodeaffinity.GetRequiredNodeAffinity(d.Pod).Match(n)
 	if err != nil {
@@ -36,7 +36,7 @@ func affinity(d pod.Desired, _ []pod.Snapshot, node Node) *pod.Rejection {
 
 // taints keeps out what would be driven out at once: pods of a cluster that do
 // not tolerate a NoExecute taint. The node's own pods run all the same.
-func taints(d pod.Desired, _ []pod.Snapshot, node Node) *pod.Rejection {
+func taints(d pod.Desired, _ []*pod.Snapshot, node Node) *pod.Rejection {
 	if static(d) {
 		return nil
 	}
@@ -115,7 +115,7 @@ func claims(p *v1.Pod) []hostPort {
 	return all
 }
 
-func hostPorts(d pod.Desired, running []pod.Snapshot, _ Node) *pod.Rejection {
+func hostPorts(d pod.Desired, running []*pod.Snapshot, _ Node) *pod.Rejection {
 	wanted := claims(d.Pod)
 	if len(wanted) == 0 {
 		return nil

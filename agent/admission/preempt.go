@@ -63,7 +63,7 @@ func preemptable(d, victim pod.Desired) bool {
 // those whose requests come nearest to what lacks. Pods that are on their way
 // out count as given back, but are named as well: they have to be waited for.
 // Nil if d may not preempt, or all it may would not do.
-func victims(d pod.Desired, running []pod.Snapshot, lacks []shortage) []pod.UID {
+func victims(d pod.Desired, running []*pod.Snapshot, lacks []shortage) []pod.UID {
 	if !critical(d) {
 		return nil
 	}
@@ -71,8 +71,8 @@ func victims(d pod.Desired, running []pod.Snapshot, lacks []shortage) []pod.UID 
 	for _, s := range lacks {
 		need[s.name] = s.missing()
 	}
-	var chosen []pod.Snapshot
-	classes := map[v1.PodQOSClass][]pod.Snapshot{}
+	var chosen []*pod.Snapshot
+	classes := map[v1.PodQOSClass][]*pod.Snapshot{}
 	for _, r := range running {
 		switch {
 		case r.Desired.Termination != nil:
@@ -103,7 +103,7 @@ func victims(d pod.Desired, running []pod.Snapshot, lacks []shortage) []pod.UID 
 }
 
 // subtract returns what still lacks once pods are gone.
-func subtract(need map[v1.ResourceName]int64, pods ...[]pod.Snapshot) map[v1.ResourceName]int64 {
+func subtract(need map[v1.ResourceName]int64, pods ...[]*pod.Snapshot) map[v1.ResourceName]int64 {
 	left := map[v1.ResourceName]int64{}
 	for name, n := range need {
 		for _, list := range pods {
@@ -120,9 +120,9 @@ func subtract(need map[v1.ResourceName]int64, pods ...[]pod.Snapshot) map[v1.Res
 
 // nearest takes pods, one after the other, whose requests are nearest to what
 // is still needed; of those as near as each other, the least in priority. All of them together are enough.
-func nearest(pods []pod.Snapshot, need map[v1.ResourceName]int64) []pod.Snapshot {
+func nearest(pods []*pod.Snapshot, need map[v1.ResourceName]int64) []*pod.Snapshot {
 	pods = slices.Clone(pods)
-	var taken []pod.Snapshot
+	var taken []*pod.Snapshot
 	for len(need) > 0 && len(pods) > 0 {
 		best := 0
 		for i := range pods {

@@ -61,7 +61,14 @@ func amountOf(p *v1.Pod, name v1.ResourceName) int64 {
 	if name == v1.ResourcePods {
 		return 1
 	}
-	return amount(name, requests(p)[name])
+	if len(p.Spec.InitContainers) > 0 || p.Spec.Resources != nil || len(p.Spec.Overhead) > 0 {
+		return amount(name, requests(p)[name])
+	}
+	sum := int64(0) // the same, without a list of everything
+	for i := range p.Spec.Containers {
+		sum += amount(name, p.Spec.Containers[i].Resources.Requests[name])
+	}
+	return sum
 }
 
 // shortage is a resource of which there is not enough left.
@@ -78,7 +85,7 @@ func (s shortage) rejection() *pod.Rejection {
 }
 
 // shortages lists what lacks for p, in the order in which it is told.
-func shortages(p *v1.Pod, running []pod.Snapshot, node Node) []shortage {
+func shortages(p *v1.Pod, running []*pod.Snapshot, node Node) []shortage {
 	var all []shortage
 	if q, ok := node.Allocatable[v1.ResourcePods]; ok && int64(len(running))+1 > q.Value() {
 		all = append(all, shortage{v1.ResourcePods, 1, int64(len(running)), q.Value()})
@@ -88,18 +95,15 @@ func shortages(p *v1.Pod, running []pod.Snapshot, node Node) []shortage {
 	if len(wanted) == 0 {
 		return all // nothing to add up
 	}
-	used := map[v1.ResourceName]int64{}
-	for i := range running {
-		for name, q := range requests(running[i].Desired.Pod) {
-			used[name] += amount(name, q)
-		}
-	}
 	for _, name := range wanted {
 		q, ok := node.Allocatable[name]
 		if !ok && name == v1.ResourceEphemeralStorage {
 			continue
 		}
-		s := shortage{name, amount(name, asked[name]), used[name], amount(name, q)}
+		s := shortage{name, amount(name, asked[name]), 0, amount(name, q)}
+		for _, r := range running {
+			s.used += amountOf(r.Desired.Pod, name)
+		}
 		if s.missing() > 0 {
 			all = append(all, s)
 		}

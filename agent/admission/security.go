@@ -57,10 +57,10 @@ func contexts(p *v1.Pod) []*v1.SecurityContext {
 // SELinuxDisabled is the reason of the warning about labels without an effect.
 const SELinuxDisabled pod.Reason = "SELinuxDisabled"
 
-// selinuxWarnings: a label that nobody enforces keeps no pod from running, as
-// nearly every manifest with one also runs where there is no SELinux; but it is
-// not passed over in silence.
-func selinuxWarnings(p *v1.Pod, node Node) []Warning {
+// Warnings tells what p asks for and this node passes over. A label that nobody
+// enforces keeps no pod from running, as nearly every manifest with one also runs
+// where there is no SELinux; but it is not passed over in silence.
+func Warnings(p *v1.Pod, node Node) []Warning {
 	if node.SELinux {
 		return nil
 	}

@@ -112,6 +112,9 @@ systemReserved: {memory: 64Mi}
 		a.Place("label.yaml", podOf("label", "    securityContext: {seLinuxOptions: {level: 's0:c1,c2'}}", ""))
 		a.Wait("label", 30*time.Second, Ready)
 		a.event("label", "SELinuxDisabled", "seLinuxOptions have no effect")
+		if out := a.Must("describe", "pod", "label"); !strings.Contains(out, "Note:              seLinuxOptions have no effect") {
+			t.Errorf("berth describe does not say it:\n%s", out)
+		}
 	})
 	t.Run("a restart changes no mind", func(t *testing.T) {
 		a := a.For(t)

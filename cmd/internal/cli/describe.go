@@ -9,9 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/berthd/berth/agent/admission"
 	"github.com/berthd/berth/cmd/internal/client"
 )
 
@@ -137,6 +139,9 @@ func (w *description) head(d client.PodDetail) {
 	}
 	w.list(0, "IPs", ips)
 	w.line(0, "QoS Class", orNone(string(p.Status.QOSClass)))
+	for _, passedOver := range admission.Warnings(p, admission.Node{SELinux: selinux.GetEnabled()}) {
+		w.line(0, "Note", passedOver.Message)
+	}
 	var doing []string
 	for _, f := range d.InFlight {
 		text := f.Op
