@@ -39,7 +39,6 @@ func checkHostPath(s *v1.HostPathVolumeSource) error {
 	switch *s.Type {
 	case v1.HostPathDirectoryOrCreate:
 		if st == nil {
-			failpoint.Hit("csi/local/hostpath-mkdir")
 			return makeDirs(s.Path)
 		}
 		return expect(s.Path, "a directory", st.IsDir())
@@ -64,6 +63,7 @@ func checkHostPath(s *v1.HostPathVolumeSource) error {
 
 // makeDirs makes path and what is missing above it, 0755 whatever the umask.
 func makeDirs(path string) error {
+	failpoint.Hit("csi/local/hostpath-mkdir")
 	if err := os.Mkdir(path, 0o755); !errors.Is(err, fs.ErrNotExist) {
 		switch {
 		case err == nil:

@@ -21,7 +21,7 @@ import (
 const module = "github.com/berthd/berth"
 
 // lifePackages are those whose calls make up a pod's life.
-var lifePackages = []string{"./agent/checkpoint", "./agent/runtime", "./agent/cgroup", "./agent/source", "./cri/...", "./cni/...", "./csi/..."}
+var lifePackages = []string{"./agent/checkpoint", "./agent/runtime", "./agent/userns", "./agent/cgroup", "./agent/source", "./cri/...", "./cni/...", "./csi/..."}
 
 // external names the functions and methods that change something outside the
 // process, by their full names as go/types prints them.

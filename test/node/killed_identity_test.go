@@ -14,9 +14,6 @@ import (
 // begun: one range, one link, and in the end neither.
 func TestKilledAmongNames(t *testing.T) {
 	a := New(t, Binary(t, "BERTH_FAILPOINT_BIN", "failpoints"))
-	if err := os.Chmod(a.Dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
 	a.Start()
 	a.ImportBusybox()
 	a.Place("probe.yaml", podOf("probe", "", "  hostUsers: false"))

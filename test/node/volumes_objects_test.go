@@ -259,9 +259,6 @@ func testVolumesKilled(t *testing.T, a *Agent) {
 // container takes them to belong to.
 func testVolumesInUserNamespace(t *testing.T, a *Agent) {
 	// The pod's root is nobody on the host, and must get through to its files.
-	if err := os.Chmod(a.Dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	a.Place("userns.yaml", podOf("userns", "    volumeMounts: [{name: v, mountPath: /v}, {name: m, mountPath: /m}, {name: s, mountPath: /s}]",
 		"  hostUsers: false\n  securityContext: {fsGroup: 4000}\n  volumes: [{name: v, emptyDir: {}}, {name: m, emptyDir: {medium: Memory}}, {name: s, secret: {secretName: vsec, defaultMode: 0400}}]"))
 	defer a.Unplace("userns.yaml")
