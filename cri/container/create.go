@@ -154,6 +154,9 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 	if err == nil && users.NS != "" {
 		err = giveStreams(initID, *hostUser(user, users))
 	}
+	if err == nil {
+		err = s.unstageBinds(c.id)
+	}
 	switch {
 	case errors.As(err, &fault) && fault.OfContainer():
 		failure, code = fault.Message, startCode(fault)

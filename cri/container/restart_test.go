@@ -161,13 +161,6 @@ func (n *node) mountVolumes(id string) {
 	must(n.t, os.WriteFile(filepath.Join(n.store.mounts(id), "2"), nil, 0o600)) // a mount point alone
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // A creation that is complete but for the last record is undone too: nobody
 // has been told of it.
 func TestUntoldContainerIsRemoved(t *testing.T) {

@@ -259,6 +259,13 @@ func busyboxRootfs(t testing.TB) string {
 }
 
 func TestMain(m *testing.M) {
+	if v := victimFromEnv(); v.dir != "" {
+		if err := v.live(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	code := m.Run()
 	if busyboxDir != "" {
 		os.RemoveAll(busyboxDir)

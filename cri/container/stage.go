@@ -31,7 +31,8 @@ import (
 //
 // That makes user namespaces work with runtimes that know no idmapped mounts, or
 // make them too late, and with sources that the pod's root cannot reach by path.
-// All of it is there after record.json and gone before it.
+// Whole images stay until the container is removed, the others only until it has
+// been created. All of it comes after record.json and is gone before it.
 
 func (s *Store) mounts(id string) string { return filepath.Join(s.records.Path(id), "mounts") }
 
@@ -203,6 +204,10 @@ func (s *Store) stageBind(id string, i int, m *runtimeapi.Mount, ns *os.File) (e
 	if !filepath.IsAbs(m.GetHostPath()) {
 		return nil // Build refuses it
 	}
+	if m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL {
+		return fmt.Errorf("mount at %s: mountPropagation Bidirectional cannot work in a pod with a user namespace of its own, the kernel lets no mounts out of it: %w",
+			m.GetContainerPath(), errdefs.ErrInvalidArgument)
+	}
 	o := staging{private: m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_PRIVATE}
 	if len(m.GetUidMappings())+len(m.GetGidMappings()) > 0 {
 		o.users = ns
@@ -281,36 +286,71 @@ func fsType(path string) string {
 	return "this one is " + at.FSType
 }
 
-// unstage unmounts all that stageAll made, or any part of it. Mount points are
-// removed one by one: what is still mounted in spite of all is not emptied.
-func (s *Store) unstage(ctx context.Context, id string) error {
-	entries, err := os.ReadDir(s.mounts(id))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+// unstageBinds unmounts all but whole images once the container exists: it has
+// copies of its own, and these would keep volumes busy that are to be taken away
+// before the container is removed.
+func (s *Store) unstageBinds(id string) error {
+	entries, err := s.staged(id)
 	if err != nil {
-		return fmt.Errorf("looking for mounts of container %s: %w", id, err)
+		return err
 	}
-	for _, e := range entries {
-		path := filepath.Join(s.mounts(id), e.Name())
-		if k, ok := strings.CutPrefix(e.Name(), "img"); ok {
+	for _, name := range entries {
+		if !strings.HasPrefix(name, "img") {
+			if err := s.unmountPoint(id, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unstage unmounts all that stageAll made, or any part of it.
+func (s *Store) unstage(ctx context.Context, id string) error {
+	entries, err := s.staged(id)
+	if err != nil {
+		return err
+	}
+	for _, name := range entries {
+		if k, ok := strings.CutPrefix(name, "img"); ok {
 			failpoint.Hit("cri/container/unmount-image-volume")
-			if err := s.cfg.Rootfs.UnmountRootfs(ctx, id+".img"+k, path); err != nil {
+			if err := s.cfg.Rootfs.UnmountRootfs(ctx, id+".img"+k, filepath.Join(s.mounts(id), name)); err != nil {
 				return fmt.Errorf("unmounting an image volume: %w", err)
 			}
 			failpoint.Hit("cri/container/unmount-image-volume-done")
 		}
-		if err := mountns.UnmountAll(path); err != nil {
-			return fmt.Errorf("unmounting %s: %w", path, err)
-		}
-		failpoint.Hit("cri/container/remove-mount-point")
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("removing a mount point: %w", err)
+		if err := s.unmountPoint(id, name); err != nil {
+			return err
 		}
 	}
 	failpoint.Hit("cri/container/remove-mounts")
 	if err := os.Remove(s.mounts(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the directory for mounts: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) staged(id string) ([]string, error) {
+	entries, err := os.ReadDir(s.mounts(id))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("looking for mounts of container %s: %w", id, err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// unmountPoint unmounts and removes one mount point. What is still mounted in
+// spite of all is not emptied: only the point itself is removed.
+func (s *Store) unmountPoint(id, name string) error {
+	path := filepath.Join(s.mounts(id), name)
+	if err := mountns.UnmountAll(path); err != nil {
+		return fmt.Errorf("unmounting %s: %w", path, err)
+	}
+	failpoint.Hit("cri/container/remove-mount-point")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing a mount point: %w", err)
 	}
 	return nil
 }

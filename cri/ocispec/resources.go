@@ -31,11 +31,27 @@ func setResources(spec *specs.Spec, in Input, n *notes) error {
 	if err != nil {
 		return err
 	}
+	limits.Spec.HugepageLimits = append(limits.Spec.HugepageLimits, unlisted(limits.Spec.HugepageLimits, in.Host)...)
 	r := resources(spec)
 	limits.Spec.Devices = r.Devices
 	*r = limits.Spec
 	*n = append(*n, limits.Notes...)
 	return nil
+}
+
+// unlisted forbids the sizes of huge pages that a container with limits on others
+// does not name.
+func unlisted(named []specs.LinuxHugepageLimit, host Host) []specs.LinuxHugepageLimit {
+	if len(named) == 0 {
+		return nil
+	}
+	var out []specs.LinuxHugepageLimit
+	for _, size := range host.HugePageSizes {
+		if !slices.ContainsFunc(named, func(h specs.LinuxHugepageLimit) bool { return h.Pagesize == size }) {
+			out = append(out, specs.LinuxHugepageLimit{Pagesize: size})
+		}
+	}
+	return out
 }
 
 // CgroupsPath spells the cgroup of container id below parent as the OCI

@@ -155,6 +155,9 @@ func TestUserNamespace(t *testing.T) {
 				t.Errorf("%s: %q, want %q", script, got, out)
 			}
 		}
+		if staged, err := os.ReadDir(filepath.Join(n.dir, "containers", id, "mounts")); err != nil || len(staged) != 0 {
+			t.Errorf("mounts that keep the volumes busy: %v, %v", staged, err)
+		}
 		if o := owner(t, filepath.Join(vol, "new")); o != 0 {
 			t.Errorf("what root wrote to a mapped volume belongs to %d on the host, want 0", o)
 		}
@@ -232,6 +235,38 @@ func TestUserNamespacePrivileged(t *testing.T) {
 	})
 }
 
+// TestUserNamespacePropagation: mounts that come later on the host reach a mapped
+// volume, and another container's processes are seen by one that targets it.
+func TestUserNamespacePropagation(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, n *node, handler string) {
+		vol := filepath.Join(n.dir, "shared")
+		check(t, os.MkdirAll(filepath.Join(vol, "later"), 0o755))
+		check(t, unix.Mount(vol, vol, "", unix.MS_BIND, ""))
+		defer unix.Unmount(vol, unix.MNT_DETACH)
+		check(t, unix.Mount("", vol, "", unix.MS_SHARED, ""))
+		box, pod := n.usersPod("shared", handler, runtimeapi.NamespaceMode_CONTAINER)
+		c := usersContainer("c", runtimeapi.NamespaceMode_CONTAINER, "sleep", "1000")
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/vol", HostPath: vol, UidMappings: usersOption().Uids, GidMappings: usersOption().Gids,
+			Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}}
+		id := n.run(box, pod, c)
+		check(t, unix.Mount("later", filepath.Join(vol, "later"), "tmpfs", 0, ""))
+		defer unix.Unmount(filepath.Join(vol, "later"), unix.MNT_DETACH)
+		check(t, os.WriteFile(filepath.Join(vol, "later", "file"), nil, 0o644))
+		if got := n.sh(id, "ls /vol/later"); got != "file" {
+			t.Errorf("in the container: %q", got)
+		}
+		debug := usersContainer("debug", runtimeapi.NamespaceMode_TARGET, "sleep", "1000")
+		debug.Linux.SecurityContext.NamespaceOptions.TargetId = id
+		if got := n.sh(n.run(box, pod, debug), "tr '\\0' ' ' < /proc/1/cmdline"); got != "sleep 1000" {
+			t.Errorf("process 1 seen by the debugger: %q", got)
+		}
+		both := usersContainer("both", runtimeapi.NamespaceMode_CONTAINER, "true")
+		both.Mounts = []*runtimeapi.Mount{{ContainerPath: "/vol", HostPath: vol, Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}}
+		_, err := n.server.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: box, Config: both, SandboxConfig: pod})
+		contains(t, err, "Bidirectional cannot work")
+	})
+}
+
 func TestUserNamespaceRefused(t *testing.T) {
 	n := newNode(t)
 	n.haveBusybox()
@@ -278,5 +313,12 @@ func TestUserNamespaceRefused(t *testing.T) {
 	}), "does not support idmapped mounts")
 	if l, err := n.server.ListContainers(context.Background(), &runtimeapi.ListContainersRequest{}); err != nil || len(l.Containers) != 0 {
 		t.Errorf("left: %v, %v", l, err)
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
