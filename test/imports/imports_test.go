@@ -52,7 +52,7 @@ var rules = []rule{
 }
 
 // pure packages decide; they can neither do nor look.
-var pure = []string{"agent/pod", "agent/podspec", "agent/plan", "agent/admission", "cri/ocispec"}
+var pure = []string{"agent/pod", "agent/podspec", "agent/plan", "agent/admission", "agent/allocation", "cri/ocispec"}
 
 var impure = []string{"context", "os", "log", "log/slog", "net", "net/http", "k8s.io/client-go/", "google.golang.org/grpc", "os/exec", "syscall"}
 
