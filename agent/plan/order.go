@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"time"
+
 	"github.com/berthd/berth/agent/pod"
 )
 
@@ -66,7 +68,7 @@ func (d *decision) startInit(m *member, open bool) bool {
 	case d.initialized:
 		return open
 	case m.cur == nil, m.cur.State == pod.Created:
-		d.startInstance(m, d.Now, open)
+		d.startInstance(m, d.freshAt(m), open)
 		return false
 	case m.cur.State != pod.Exited || d.busy(m.slot):
 		return false
@@ -77,11 +79,20 @@ func (d *decision) startInit(m *member, open bool) bool {
 	return false
 }
 
+// freshAt is when m's first instance in a sandbox, or after a reset, may start:
+// what asked for the reset waits out its crash-loop delay.
+func (d *decision) freshAt(m *member) time.Time {
+	if wasReset(m.last) {
+		return d.restartAt(m)
+	}
+	return d.Now
+}
+
 // startSidecar does what sidecar m needs, and says whether the next container may start.
 func (d *decision) startSidecar(m *member, open bool) bool {
 	switch {
 	case m.cur == nil, m.cur.State == pod.Created:
-		d.startInstance(m, d.Now, open)
+		d.startInstance(m, d.freshAt(m), open)
 	case m.cur.State == pod.Exited && !d.busy(m.slot):
 		d.startInstance(m, d.restartAt(m), true)
 	}

@@ -29,8 +29,18 @@ func (s *State) Shown() pod.Desired {
 // Granted is what is desired of the pod, with the resources that it may use.
 func (s *State) Granted() pod.Desired {
 	d := s.Merged()
-	d.Pod = s.grantedPod()
+	d.Pod, d.Inputs = s.grantedPod(), s.inputs()
 	return d
+}
+
+// inputs are those of the pod, and the resources that it is granted where its
+// volumes show them.
+func (s *State) inputs() pod.Inputs {
+	in := s.Desired.Inputs
+	if rs := s.resize(); rs != nil && rs.Allocated.Generation > 1 && showsResources(&s.Desired.Pod.Spec) {
+		in.Version += fmt.Sprintf(";resources=%d", rs.Allocated.Generation)
+	}
+	return in
 }
 
 func (s *State) grantedPod() *v1.Pod {

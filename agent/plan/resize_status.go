@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -133,10 +134,10 @@ func showMilli(out v1.ResourceList, milli, least int64) {
 // podResources fills in what the pod as a whole has: what it was granted, and
 // if it asks for resources of its own, those in force.
 func (d *decision) podResources(st *v1.PodStatus) {
-	granted := resizable(resources.PodRequests(d.pod, resources.PodResourcesOptions{ExcludeOverhead: true}))
-	if len(granted) > 0 {
-		st.AllocatedResources = granted
+	if !requests(&d.pod.Spec) {
+		return
 	}
+	st.AllocatedResources = resizable(resources.PodRequests(d.pod, resources.PodResourcesOptions{ExcludeOverhead: true}))
 	if d.pod.Spec.Resources == nil {
 		return
 	}
@@ -146,6 +147,44 @@ func (d *decision) podResources(st *v1.PodStatus) {
 			st.Resources = d.Desired.Pod.Spec.Resources
 		}
 	}
+}
+
+// requests says that some request may be added up.
+func requests(spec *v1.PodSpec) bool {
+	if spec.Resources != nil {
+		return true
+	}
+	for _, list := range [][]v1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			if len(list[i].Resources.Requests) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// showsResources says that a volume of the pod shows what its containers may
+// use: it is to be rendered anew when that changes.
+func showsResources(spec *v1.PodSpec) bool {
+	shows := func(files []v1.DownwardAPIVolumeFile) bool {
+		return slices.ContainsFunc(files, func(f v1.DownwardAPIVolumeFile) bool { return f.ResourceFieldRef != nil })
+	}
+	for i := range spec.Volumes {
+		v := &spec.Volumes[i]
+		if v.DownwardAPI != nil && shows(v.DownwardAPI.Items) {
+			return true
+		}
+		if v.Projected == nil {
+			continue
+		}
+		for _, source := range v.Projected.Sources {
+			if source.DownwardAPI != nil && shows(source.DownwardAPI.Items) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // explainResize tells of a resize that is not in force; the pod itself is well.

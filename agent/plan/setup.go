@@ -30,10 +30,11 @@ func (d *decision) setUp() {
 // mountVolumes sets the volumes up, and refreshes those of a running pod when
 // the objects they show have changed.
 func (d *decision) mountVolumes() {
-	if d.Observed.Volumes != nil && d.Observed.VolumesVersion == d.Desired.Inputs.Version {
+	version := d.inputs().Version
+	if d.Observed.Volumes != nil && d.Observed.VolumesVersion == version {
 		return
 	}
-	d.start(pod.Action{Slot: pod.SlotVolumes, Op: pod.OpMountVolumes, Message: d.Desired.Inputs.Version})
+	d.start(pod.Action{Slot: pod.SlotVolumes, Op: pod.OpMountVolumes, Message: version})
 }
 
 // pullImage makes sure of the image for instance attempt of m, and says whether it is there.
