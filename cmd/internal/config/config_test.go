@@ -79,7 +79,7 @@ func TestFlagsWin(t *testing.T) {
 	if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := load(t, "--config", path, "--max-pods=9", "--manifest-dir=rel", "--manifest-file=-", "--log-format=json")
+	c, err := load(t, "--config", path, "--max-pods=9", "--manifest-dir=rel", "--manifest-file=-", "--log-format=json", "--seccomp-default=false", "--node-labels=a=b,c=d", "--pod-max-pids=5", "--resolv-conf=there")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +88,9 @@ func TestFlagsWin(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.MaxPods != 9 || c.StateDir != "/run/there" || len(c.Manifests.Directories) != 1 || c.Manifests.Directories[0] != filepath.Join(wd, "rel") {
+		t.Errorf("got %+v", c)
+	}
+	if c.SeccompDefault || c.NodeLabels["c"] != "d" || c.PodPidsLimit != 5 || c.ResolvConf != filepath.Join(wd, "there") {
 		t.Errorf("got %+v", c)
 	}
 	o := c.Options(slog.New(slog.DiscardHandler), "v1")
@@ -103,11 +106,12 @@ func TestFlagsWin(t *testing.T) {
 }
 
 func TestFlagErrorsNameTheFlag(t *testing.T) {
-	_, err := load(t, "--max-pods=0", "--log-level=loud", "--manifest-url=ftp://x")
+	_, err := load(t, "--node-labels=a=b c", "--cluster-dns=x", "--allowed-unsafe-sysctls=vm.*", "--max-pods=0", "--log-level=loud", "--manifest-url=ftp://x")
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"--max-pods: maxPods: expected a number from 1 to 10000, got 0", "--log-level: logging.level: expected debug", "--manifest-url: manifests.urls[0]: expected an address"} {
+	for _, want := range []string{"--max-pods: maxPods: expected a number from 1 to 10000, got 0", "--log-level: logging.level: expected debug", "--manifest-url: manifests.urls[0]: expected an address",
+		"--node-labels: nodeLabels[a]: ", "--cluster-dns: clusterDNS[0]: ", "--allowed-unsafe-sysctls: allowedUnsafeSysctls[0]: "} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q lacks %q", err, want)
 		}

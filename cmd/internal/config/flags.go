@@ -45,8 +45,16 @@ func Flags(fs *pflag.FlagSet) *Overrides {
 	o.list("cni-conf-dir", "network.confDirs", func(c *Config) *[]string { return &c.Network.ConfDirs }, "directory of CNI configurations; may be repeated")
 	o.list("cni-bin-dir", "network.binDirs", func(c *Config) *[]string { return &c.Network.BinDirs }, "directory of CNI plugins; may be repeated")
 	o.text("certs-dir", "runtime.certsDir", func(c *Config) *string { return &c.Runtime.CertsDir }, "how to reach registries, a tree of hosts.toml")
-	fs.IntVar(&v.MaxPods, "max-pods", v.MaxPods, "most pods on this node")
-	o.flags = append(o.flags, flag{"max-pods", "maxPods", func(to, from *Config) { to.MaxPods = from.MaxPods }})
+	o.number("max-pods", "maxPods", func(c *Config) *int { return &c.MaxPods }, "most pods on this node")
+	o.number("pod-max-pids", "podPidsLimit", func(c *Config) *int { return &c.PodPidsLimit }, "most processes and threads of one pod, -1 for no limit")
+	o.list("allowed-unsafe-sysctls", "allowedUnsafeSysctls", func(c *Config) *[]string { return &c.AllowedUnsafeSysctls }, "sysctl, or the beginning of some and a *, that pods may set beyond the safe ones; may be repeated")
+	o.list("cluster-dns", "clusterDNS", func(c *Config) *[]string { return &c.ClusterDNS }, "name server of pods with dnsPolicy ClusterFirst; may be repeated")
+	o.text("cluster-domain", "clusterDomain", func(c *Config) *string { return &c.ClusterDomain }, "domain that these name servers serve")
+	o.text("resolv-conf", "resolvConf", func(c *Config) *string { return &c.ResolvConf }, "what pods with dnsPolicy Default get")
+	fs.BoolVar(&v.SeccompDefault, "seccomp-default", v.SeccompDefault, "containers that name no seccomp profile get RuntimeDefault")
+	o.flags = append(o.flags, flag{"seccomp-default", "seccompDefault", func(to, from *Config) { to.SeccompDefault = from.SeccompDefault }})
+	fs.StringToStringVar(&v.NodeLabels, "node-labels", v.NodeLabels, "labels of this node, NAME=VALUE,...; may be repeated")
+	o.flags = append(o.flags, flag{"node-labels", "nodeLabels", func(to, from *Config) { to.NodeLabels = from.NodeLabels }})
 	o.text("log-level", "logging.level", func(c *Config) *string { return &c.Logging.Level }, "debug, info, warn or error")
 	o.text("log-format", "logging.format", func(c *Config) *string { return &c.Logging.Format }, "text or json")
 	return o
@@ -64,12 +72,19 @@ func (o *Overrides) list(name, field string, of func(*Config) *[]string, usage s
 	o.flags = append(o.flags, flag{name, field, func(to, from *Config) { *of(to) = *of(from) }})
 }
 
+func (o *Overrides) number(name, field string, of func(*Config) *int, usage string) {
+	p := of(&o.value)
+	o.set.IntVar(p, name, *p, usage)
+	o.flags = append(o.flags, flag{name, field, func(to, from *Config) { *of(to) = *of(from) }})
+}
+
 // paths are the flags whose relative values mean the working directory.
 var paths = map[string]func(*Config) []*string{
 	"root-dir":      func(c *Config) []*string { return []*string{&c.RootDir} },
 	"state-dir":     func(c *Config) []*string { return []*string{&c.StateDir} },
 	"log-dir":       func(c *Config) []*string { return []*string{&c.LogDir} },
 	"conmon":        func(c *Config) []*string { return []*string{&c.Runtime.Conmon} },
+	"resolv-conf":   func(c *Config) []*string { return []*string{&c.ResolvConf} },
 	"certs-dir":     func(c *Config) []*string { return []*string{&c.Runtime.CertsDir} },
 	"manifest-dir":  func(c *Config) []*string { return each(c.Manifests.Directories) },
 	"manifest-file": func(c *Config) []*string { return each(c.Manifests.Files) },
@@ -122,7 +137,10 @@ func (o *Overrides) Load() (*Config, error) {
 func (c *Config) blameFlag(f flag) {
 	at := position{file: "--" + f.name}
 	c.positions[f.field] = at
-	for i := range max(len(c.Manifests.Directories), len(c.Manifests.Files), len(c.Manifests.URLs), len(c.Network.ConfDirs), len(c.Network.BinDirs)) {
+	for i := range max(len(c.Manifests.Directories), len(c.Manifests.Files), len(c.Manifests.URLs), len(c.Network.ConfDirs), len(c.Network.BinDirs), len(c.AllowedUnsafeSysctls), len(c.ClusterDNS)) {
 		c.positions[fmt.Sprintf("%s[%d]", f.field, i)] = at
+	}
+	for name := range c.NodeLabels {
+		c.positions[f.field+"["+clip(name, 60)+"]"] = at
 	}
 }

@@ -103,17 +103,25 @@ func (e *earlyEvents) hold(uid pod.UID, event pod.Event) {
 	e.of[uid] = append(e.of[uid], event)
 }
 
-// after returns sink with publishing followed by the events that were held.
-func (e *earlyEvents) after(sink Sink) Sink {
+func (e *earlyEvents) take(uid pod.UID) []pod.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	held := e.of[uid]
+	delete(e.of, uid)
+	return held
+}
+
+// listen returns sink with what admission does when a pod is published: it tells
+// the events that were held, and forgets pods that are gone.
+func (n *node) listen(sink Sink) Sink {
 	publish := sink.Publish
 	sink.Publish = func(s pod.Snapshot) {
 		publish(s)
-		e.mu.Lock()
-		held := e.of[s.UID]
-		delete(e.of, s.UID)
-		e.mu.Unlock()
-		for _, event := range held {
+		for _, event := range n.early.take(s.UID) {
 			sink.Event(s.UID, event)
+		}
+		if s.Gone {
+			n.preemption.forget(s.UID)
 		}
 	}
 	return sink

@@ -154,7 +154,7 @@ func (n *node) openRuntime(ctx context.Context) (err error) {
 // openAgent makes the parts that run pods, over the runtime.
 func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (err error) {
 	o := n.o
-	sink = n.early.after(sink)
+	sink = n.listen(sink)
 	n.event, n.recursive = sink.Event, map[string]bool{}
 	if n.volumes, err = csi.New(csi.Config{Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.allocatable }, Logger: o.Log}); err != nil {
 		return err
