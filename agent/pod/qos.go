@@ -50,15 +50,21 @@ type pair struct{ request, limit resource.Quantity }
 func (p pair) equal() bool { return p.request.Cmp(p.limit) == 0 }
 
 func (d *demand) add(r *v1.ResourceRequirements) {
-	for name, sum := range map[v1.ResourceName]*pair{v1.ResourceCPU: &d.cpu, v1.ResourceMemory: &d.memory} {
-		limit := r.Limits[name]
-		request, asked := r.Requests[name]
-		if !asked {
-			request = limit
-		}
-		sum.request.Add(request)
-		sum.limit.Add(limit)
-		d.any = d.any || !request.IsZero() || !limit.IsZero()
-		d.open = d.open || limit.IsZero()
+	d.addOne(&d.cpu, r, v1.ResourceCPU)
+	d.addOne(&d.memory, r, v1.ResourceMemory)
+}
+
+func (d *demand) addOne(sum *pair, r *v1.ResourceRequirements, name v1.ResourceName) {
+	limit := r.Limits[name]
+	request, asked := r.Requests[name]
+	if !asked {
+		request = limit
 	}
+	if request.IsZero() && limit.IsZero() {
+		d.open = true
+		return
+	}
+	d.any, d.open = true, d.open || limit.IsZero()
+	sum.request.Add(request)
+	sum.limit.Add(limit)
 }

@@ -108,7 +108,8 @@ func TestResize(t *testing.T) {
 }
 
 func resizeInPlace(t *testing.T, a *Agent) {
-	a.Place("inplace.yaml", podOf("inplace", sized, ""))
+	a.Place("inplace.yaml", podOf("inplace", sized+"\n    volumeMounts: [{name: show, mountPath: /show}]",
+		"  volumes: [{name: show, downwardAPI: {items: [{path: limit, resourceFieldRef: {containerName: c, resource: limits.memory, divisor: 1Mi}}]}}]"))
 	p := a.Wait("inplace", 30*time.Second, Ready)
 	if err := a.limits(p, "c", 64*mib, 20000); err != nil {
 		t.Fatal(err)
@@ -130,6 +131,12 @@ func resizeInPlace(t *testing.T, a *Agent) {
 				t.Errorf("%v: %v", step.flags, err)
 			}
 		}
+		Eventually(t, 10*time.Second, func() error { // volumes show what is in force
+			if got := a.Must("exec", "inplace", "--", "cat", "/show/limit"); got != strconv.FormatInt(step.memory/mib, 10) {
+				return fmt.Errorf("the volume shows a limit of %s MiB, want %d", got, step.memory/mib)
+			}
+			return nil
+		})
 		got := p.Status.ContainerStatuses[0].Resources.Limits
 		if got.Memory().Value() != step.memory || got.Cpu().MilliValue() != step.quota/100 {
 			t.Errorf("%v: the status shows %v", step.flags, got)
