@@ -52,14 +52,15 @@ type Watch struct {
 func NewWatch(c Config) *Watch { return &Watch{Config: c, told: map[pod.UID]bool{}} }
 
 // Run looks every ten seconds, one pod after the other, until ctx ends, and
-// returns ctx's error.
+// returns ctx's error. Where looking takes longer, it rests as long as it took.
 func (w *Watch) Run(ctx context.Context) error {
-	for {
+	for took := time.Duration(0); ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(period + rand.N(period/10)):
+		case <-time.After(max(period, took) + rand.N(period/10)):
 		}
+		begun := time.Now()
 		all := w.Pods.Snapshots()
 		for i := range all {
 			if ctx.Err() != nil {
@@ -68,6 +69,7 @@ func (w *Watch) Run(ctx context.Context) error {
 			w.look(ctx, &all[i])
 		}
 		w.forget(all)
+		took = time.Since(begun)
 	}
 }
 
