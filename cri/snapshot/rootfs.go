@@ -41,6 +41,7 @@ type Ref struct {
 //	DIR/<container>/ref     the Ref: temp + rename, before anything is mounted
 //	DIR/<container>/upper   what the container wrote
 //	DIR/<container>/work    overlayfs' own
+//	DIR/<container>.img<n>/ref   the Ref of an image volume, which has no more
 //	DIR/.trash/             on the way out
 //
 //	(nothing) ──Mount──▶ directory ──▶ ref ──▶ mounted

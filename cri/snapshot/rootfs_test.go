@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -233,5 +237,39 @@ func TestTornRef(t *testing.T) {
 	}
 	if r.Damaged() {
 		t.Error("still damaged when all is removed")
+	}
+}
+
+// TestProbeIDMap: a file system that cannot be mounted with shifted IDs is named
+// before the first pod needs it.
+func TestProbeIDMap(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	cmd := exec.Command("sleep", "1000")
+	ids := []syscall.SysProcIDMap{{HostID: 3 << 16, Size: 1 << 16}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	users, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Close()
+	r := openRootfs(t, t.TempDir())
+	if err := r.ProbeIDMap(users); err != nil {
+		t.Errorf("a file system that can: %v", err)
+	}
+	// An overlay cannot, as of Linux 6.18.
+	d := dirs(t, "l", "u", "w", "over")
+	if err := unix.Mount("overlay", d["over"], "overlay", 0, "lowerdir="+d["l"]+",upperdir="+d["u"]+",workdir="+d["w"]); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(d["over"], unix.MNT_DETACH)
+	over := openRootfs(t, d["over"])
+	defer over.Close()
+	if err := over.ProbeIDMap(users); err == nil || !strings.Contains(err.Error(), "does not support idmapped mounts") {
+		t.Errorf("a file system that cannot: %v", err)
 	}
 }
