@@ -29,6 +29,12 @@
 //	cgroup C V1FILE|V2FILE -> RE a file of the container's cgroup; C is "." for the pod's
 //	events [-> RE], why [-> RE]  what the command line says of the pod
 //	berth ARG ... [-> RE]        any other command
+//	event TYPE REASON [C] -> RE  one of its events
+//	condition TYPE STATUS [REASON] -> RE  one of its conditions, and its message
+//	terminated C REASON [CODE] -> RE  how a container has ended, now or the time before
+//	cri stop-sandbox | cri stop C | cri remove C  done at the CRI socket, behind the agent's back
+//	finally COMMAND              run it on the host when the case is over, even if it fails
 //	kill9                        kill the agent and start it again
+//	unplace | gone               take the manifest away; wait until the pod is gone
 //	remove                       take the manifest away and wait until the pod is gone
 package fields

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,10 +94,12 @@ func init() {
 			return "", nil
 		},
 	}
+	maps.Copy(verbs, told)
 }
 
 // once are the commands that are not repeated until they show what is wanted.
-var once = map[string]bool{"need": true, "image": true, "registry": true, "fault": true, "place": true, "kill9": true, "remove": true, "berth": true}
+var once = map[string]bool{"need": true, "image": true, "registry": true, "fault": true, "place": true, "kill9": true, "remove": true, "berth": true,
+	"cri": true, "finally": true, "gone": true, "unplace": true}
 
 // looks are the command lines that change nothing and may be repeated.
 var looks = regexp.MustCompile(`^(why|get|describe|logs) `)
