@@ -85,7 +85,7 @@ func (s *Store) begin(id string, req CreateRequest) (*container, error) {
 		return nil, fmt.Errorf("encoding the pod's metadata: %w", err)
 	}
 	c, err := newContainer(id, Record{
-		SandboxID: req.Sandbox.ID, Handler: req.Handler, Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
+		SandboxID: req.Sandbox.ID, Handler: s.settled(req.Handler), Config: cfg, Pod: pod, Image: req.Image, CreatedAt: time.Now(),
 		CgroupsPath: ocispec.CgroupsPath(s.cfg.Host.SystemdCgroup, req.Sandbox.CgroupParent, id),
 	})
 	if err != nil {
@@ -103,9 +103,9 @@ func (s *Store) begin(id string, req CreateRequest) (*container, error) {
 
 // build makes everything the record announces.
 func (s *Store) build(ctx context.Context, c *container, req CreateRequest) error {
-	rootfs, bundle := s.rootfs(c.id), s.bundle(c.id)
+	rootfs := s.rootfs(c.id)
 	failpoint.Hit("cri/container/mkdir")
-	for _, dir := range []string{rootfs, bundle} {
+	for _, dir := range []string{rootfs, s.bundle(c.id)} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("making the directories of container %s: %w", c.id, err)
 		}
@@ -125,6 +125,13 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 		return fmt.Errorf("mounting the root filesystem of container %s: %w", c.id, err)
 	}
 	failpoint.Hit("cri/container/mount-rootfs-done")
+	return s.conceive(ctx, c, req)
+}
+
+// conceive lets the monitor make the container's first process, and completes
+// the record.
+func (s *Store) conceive(ctx context.Context, c *container, req CreateRequest) error {
+	bundle, users := s.bundle(c.id), req.Sandbox.Users
 	user, profile, err := s.writeSpec(ctx, c, req)
 	if err != nil {
 		return err
@@ -148,19 +155,20 @@ func (s *Store) build(ctx context.Context, c *container, req CreateRequest) erro
 	initID, err := s.cfg.Monitor.Create(ctx, mc)
 	var fault *ociruntime.Error
 	failure, code := "", int32(0)
-	if err == nil {
-		s.filters.keep(profile, rt, c.id)
-	}
-	if err == nil && users.NS != "" {
-		err = giveStreams(initID, *hostUser(user, users))
-	}
-	if err == nil {
-		err = s.unstageBinds(c.id)
-	}
 	switch {
 	case errors.As(err, &fault) && fault.OfContainer():
 		failure, code = fault.Message, startCode(fault)
 	case err != nil:
+		return err
+	default:
+		s.filters.keep(profile, rt, c.id)
+		if users.NS != "" {
+			if err := giveStreams(initID, *hostUser(user, users)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.unstageBinds(c.id); err != nil {
 		return err
 	}
 	_, err = s.update(c, func(r *Record) bool {

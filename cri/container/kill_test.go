@@ -130,7 +130,7 @@ func hold(t *testing.T) string {
 	ids := []syscall.SysProcIDMap{{HostID: 5 << 16, Size: 1 << 16}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		UidMappings: ids, GidMappings: ids, Pdeathsig: syscall.SIGKILL,
+		UidMappings: ids, GidMappings: ids,
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

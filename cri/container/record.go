@@ -22,7 +22,8 @@ import (
 // Facts only come to be; none is ever taken back.
 type Record struct {
 	SandboxID string `json:"sandboxID"`
-	// Handler is the runtime handler of its sandbox; empty for the default.
+	// Handler is the runtime handler of its sandbox; for the default one, by what
+	// name else it is known. Empty if by none.
 	Handler string `json:"handler,omitempty"`
 	// HostUser is who its user is on the host, if it lives in a user namespace.
 	HostUser *HostUser `json:"hostUser,omitempty"`

@@ -128,6 +128,15 @@ func (s *Store) runtime(rec Record) *ociruntime.Runtime {
 	return s.cfg.Runtime
 }
 
+// settled names the handler that handler stands for, so that a container keeps
+// its runtime when another becomes the default one.
+func (s *Store) settled(handler string) string {
+	if name := s.cfg.Runtime.Binary().Name; handler == "" && s.cfg.Runtimes[name] != nil {
+		return name
+	}
+	return handler
+}
+
 func (s *Store) bundle(id string) string { return filepath.Join(s.records.Path(id), "bundle") }
 func (s *Store) rootfs(id string) string { return filepath.Join(s.records.Path(id), "rootfs") }
 

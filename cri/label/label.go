@@ -33,7 +33,7 @@ type Kernel interface {
 	// a level it takes a free one.
 	New(options []string) (process, mount string, err error)
 	// Reserve and Release mark the level of a process label as taken and free.
-	Reserve(process string)
+	Reserve(process string) error
 	Release(process string)
 	// Relabel labels path and all below it, for sharing between containers.
 	Relabel(path, mount string) error
@@ -88,10 +88,14 @@ func (l *Labeler) make(opts []string) (Labels, error) {
 }
 
 // Reserve takes the level of a sandbox that an earlier agent made. Idempotent.
-func (l *Labeler) Reserve(pod Labels) {
-	if l.Enabled() && pod.Process != "" {
-		l.kernel.Reserve(pod.Process)
+func (l *Labeler) Reserve(pod Labels) error {
+	if !l.Enabled() || pod.Process == "" {
+		return nil
 	}
+	if err := l.kernel.Reserve(pod.Process); err != nil {
+		return fmt.Errorf("taking the level of the SELinux label %q: %w", pod.Process, err)
+	}
+	return nil
 }
 
 // Release frees the level of a sandbox. Idempotent.
@@ -146,7 +150,7 @@ func (linux) Enabled() bool { return selinux.GetEnabled() }
 
 func (linux) New(options []string) (string, string, error) { return selabel.InitLabels(options) }
 
-func (linux) Reserve(process string) { selinux.ReserveLabel(process) }
+func (linux) Reserve(process string) error { return selinux.ReserveLabelV2(process) }
 
 func (linux) Release(process string) { selinux.ReleaseLabel(process) }
 

@@ -40,7 +40,7 @@ func (f *fake) New(opts []string) (string, string, error) {
 	return p, "system_u:object_r:container_file_t:" + c["level"], nil
 }
 
-func (f *fake) Reserve(p string) { f.taken = append(f.taken, p) }
+func (f *fake) Reserve(p string) error { f.taken = append(f.taken, p); return nil }
 
 func (f *fake) Release(p string) {
 	f.taken = slices.DeleteFunc(f.taken, func(t string) bool { return t == p })
@@ -86,7 +86,9 @@ func TestContainersShareTheirPodsLevel(t *testing.T) {
 	if slices.Contains(k.taken, pod.Process) {
 		t.Errorf("the level is still taken: %v", k.taken)
 	}
-	l.Reserve(pod)
+	if err := l.Reserve(pod); err != nil {
+		t.Error(err)
+	}
 	if !slices.Contains(k.taken, pod.Process) {
 		t.Error("the level is not taken again")
 	}
@@ -116,7 +118,9 @@ func TestOff(t *testing.T) {
 		pod, err := l.ForPod(&runtimeapi.SELinuxOption{Level: "s0:c1"})
 		c, cerr := l.ForContainer(pod, context(nil))
 		rerr := l.Relabel("/v", "m")
-		l.Reserve(pod)
+		if err := l.Reserve(pod); err != nil {
+			t.Error(err)
+		}
 		l.Release(pod)
 		if pod != (Labels{}) || c != (Labels{}) || err != nil || cerr != nil || rerr != nil {
 			t.Errorf("%v %v %v %v %v", pod, c, err, cerr, rerr)

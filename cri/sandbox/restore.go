@@ -70,7 +70,9 @@ func (s *Store) restoreOne(e record.Entry[state], pinned []mountns.Kind) *box {
 		return b
 	}
 	b.config = config
-	s.cfg.Labels.Reserve(b.rec.Labels)
+	if err := s.cfg.Labels.Reserve(b.rec.Labels); err != nil {
+		s.cfg.Log.Error("another pod may get this pod's level", "sandbox", e.ID, "err", err)
+	}
 	if b.stale {
 		b.rec.Init = nil // its number may be another's by now
 	}
