@@ -125,6 +125,13 @@ func (d *Dispatcher) tell(ctx context.Context, a pod.Allocation) {
 	}
 }
 
+// Holders is Snapshots, with every pod asking for what it holds on the node.
+func (d *Dispatcher) Holders() []pod.Snapshot {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return asHeld(d.holders(""))
+}
+
 // holders are the snapshots of all entries but uid, each with the pod that says
 // what it holds, grants on their way included. The caller holds mu.
 func (d *Dispatcher) holders(uid pod.UID) []pod.Snapshot {

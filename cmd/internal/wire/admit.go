@@ -138,7 +138,7 @@ func (n *node) makeRoom(ctx context.Context, d pod.Desired) error {
 		return nil
 	}
 	for told := false; ; told = true {
-		snapshots := n.dispatcher.Snapshots()
+		snapshots := n.dispatcher.Holders()
 		for i := range snapshots {
 			snapshots[i] = snapshots[i].AsHeld()
 		}

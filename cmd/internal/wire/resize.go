@@ -37,7 +37,10 @@ func (n *node) resize(ctx context.Context, uid pod.UID, patch server.ResizePatch
 		}
 		return want, nil
 	})
-	return generation, err
+	if err != nil {
+		return 0, err // the worker may still be at it
+	}
+	return generation, nil
 }
 
 // allocate decides about the resizes that wait.
