@@ -9,11 +9,18 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// TestUserNamespaces runs pods with users of their own, on the real network, over
-// a kill of the agent; one of them has an image for a volume.
+// TestUserNamespaces runs a pod with users of its own and an image for a volume, on
+// the real network, over a kill of the agent, with both OCI runtimes.
 func TestUserNamespaces(t *testing.T) {
+	for _, name := range []string{"crun", "runc"} {
+		t.Run(name, func(t *testing.T) { testUsersWith(t, name) })
+	}
+}
+
+func testUsersWith(t *testing.T, ociRuntime string) {
 	before := ReadHost(t)
 	a := New(t, Binary(t, "BERTH_BIN"))
+	a.Flags = []string{"--oci-runtime=" + ociRuntime}
 	a.Start()
 	a.ImportBusybox()
 	a.Place("u.yaml", `apiVersion: v1
