@@ -22,7 +22,8 @@ import (
 	"github.com/berthd/berth/test/registry"
 )
 
-// patience is how long a step waits for what it wants to see.
+// patience is how long a step waits for what it wants to see; node.Patient makes
+// it longer on slow machines.
 const patience = 60 * time.Second
 
 // running is a case under way.
@@ -113,7 +114,7 @@ func (r *running) run() {
 		s.Args = r.fill(s.Args)
 		r.step = s
 		want := regexp.MustCompile("(?s)" + r.fill(s.Want)) // it has been compiled once
-		end := time.Now().Add(patience)
+		end := time.Now().Add(node.Patient(patience))
 		for {
 			out, err := verbs[s.Verb](r)
 			if err == nil && s.Want != "" && !want.MatchString(strings.TrimSpace(out)) {
@@ -166,7 +167,8 @@ func shell(cmd *exec.Cmd) (string, error) {
 }
 
 func (r *running) shellBerth() *exec.Cmd {
-	return exec.Command("sh", "-c", `exec timeout 60 "$0" --socket "$1" `+r.step.Args, r.a.Binary, r.a.Socket())
+	script := fmt.Sprintf(`exec timeout %.0f "$0" --socket "$1" %s`, node.Patient(patience).Seconds(), r.step.Args)
+	return exec.Command("sh", "-c", script, r.a.Binary, r.a.Socket())
 }
 
 // importImage imports busybox with another configuration under another name.

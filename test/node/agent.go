@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -238,7 +239,7 @@ func (a *Agent) Log(lines int) string {
 func (a *Agent) Berth(args ...string) (string, error) {
 	patience := a.Patience
 	if patience == 0 {
-		patience = 90 * time.Second
+		patience = Patient(90 * time.Second)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -375,12 +376,21 @@ func (a *Agent) CRI() (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceC
 func Eventually(t testing.TB, within time.Duration, check func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+	for end := time.Now().Add(Patient(within)); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("not within %v: %v", within, err)
+	t.Fatalf("not within %v: %v", Patient(within), err)
+}
+
+// Patient is how long to wait on this machine for what takes d on others: an
+// emulated one says in $BERTH_PATIENCE how many times slower it is.
+func Patient(d time.Duration) time.Duration {
+	if factor, err := strconv.Atoi(os.Getenv("BERTH_PATIENCE")); err == nil && factor > 0 {
+		return d * time.Duration(factor)
+	}
+	return d
 }
 
 // Ready says whether the pod is Running and Ready.

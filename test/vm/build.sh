@@ -1,11 +1,14 @@
 #!/bin/sh
 # build.sh: makes the root file system of the test machine, once: Debian bookworm with systemd, the cloud kernel and
-# what Berth runs with. It lands in $BERTH_VM (default ~/.cache/berth-vm); remove that directory to build anew.
+# what Berth and its tests run with. It lands in $BERTH_VM (default ~/.cache/berth-vm); remove that directory to build
+# anew. A package that has been added to the list since is added to what is there.
 # Needs root, and a Debian mirror (BERTH_VM_MIRROR).
 set -eu
 vm=${BERTH_VM:-$HOME/.cache/berth-vm}
 packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,iptables,crun,runc,conmon,containernetworking-plugins
 packages=$packages,ca-certificates,procps,busybox-static,jq,curl,linux-image-cloud-amd64
+# For the fields of a pod: a registry, and both of the kernel's security modules that containers are confined with.
+added=docker-registry,apparmor,selinux-policy-default,policycoreutils
 mkdir -p "$vm"
 
 missing=
@@ -25,7 +28,18 @@ if [ ! -e "$vm/root.done" ]; then
 	nice debootstrap --variant=minbase --include=$packages bookworm "$vm/root" ${BERTH_VM_MIRROR:-} >"$vm/build.log" 2>&1 ||
 		{ tail -n 20 "$vm/build.log" >&2; exit 1; }
 	rm -rf "$vm/root"/var/cache/apt/archives/*.deb "$vm/root"/var/lib/apt/lists/*
-	: >"$vm/root.done"
+	echo "$packages" >"$vm/root.done"
+fi
+if [ "$(cat "$vm/root.done")" != "$packages,$added" ]; then
+	echo "adding to it: $added (log: $vm/build.log)"
+	cp /etc/resolv.conf /etc/hosts "$vm/root/etc/"
+	printf '#!/bin/sh\nexit 101\n' >"$vm/root/usr/sbin/policy-rc.d" # nothing is started in a chroot
+	chmod 755 "$vm/root/usr/sbin/policy-rc.d"
+	# shellcheck disable=SC2046 # a list of words
+	chroot "$vm/root" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive exec nice apt-get install -y -qq --no-install-recommends "$@"' sh $(echo "$added" | tr , ' ') >>"$vm/build.log" 2>&1 ||
+		{ tail -n 20 "$vm/build.log" >&2; exit 1; }
+	rm -rf "$vm/root/usr/sbin/policy-rc.d" "$vm/root"/var/cache/apt/archives/*.deb "$vm/root"/var/lib/apt/lists/*
+	echo "$packages,$added" >"$vm/root.done"
 fi
 
 # What is set up here may change without a new debootstrap.
@@ -53,4 +67,4 @@ TimeoutStartSec=infinity
 WantedBy=multi-user.target
 UNIT
 chroot "$vm/root" systemctl -q enable vm-script.service
-chroot "$vm/root" systemctl -q mask serial-getty@ttyS0.service
+chroot "$vm/root" systemctl -q mask serial-getty@ttyS0.service docker-registry.service
