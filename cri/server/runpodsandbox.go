@@ -17,6 +17,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *runtimeapi.RunPodSandboxR
 	if !ok {
 		return nil, fmt.Errorf("runtime handler %q is not configured on this node; there are %q: %w", r.GetRuntimeHandler(), s.handlers(), errdefs.ErrInvalidArgument)
 	}
+	if h.Unusable != nil {
+		return nil, fmt.Errorf("runtime handler %q: %w: %w", r.GetRuntimeHandler(), h.Unusable, errdefs.ErrFailedPrecondition)
+	}
 	users := r.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
 	if users != nil && users.GetMode() == runtimeapi.NamespaceMode_POD && h.NoUserNamespaces != nil {
 		return nil, fmt.Errorf("the pod cannot have a user namespace of its own (hostUsers: false) here: %w: %w", h.NoUserNamespaces, errdefs.ErrFailedPrecondition)

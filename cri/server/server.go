@@ -55,6 +55,9 @@ type Config struct {
 
 // Handler is what a runtime handler can do.
 type Handler struct {
+	// Unusable says why no pod can be run by it: its OCI runtime is missing, say.
+	// It is not told in Status, and refuses its pods with that reason.
+	Unusable error
 	// RecursiveReadOnly says that mounts can be read-only with all below them.
 	RecursiveReadOnly bool
 	// NoUserNamespaces says, in a sentence, why pods cannot have user namespaces of

@@ -148,7 +148,7 @@ func (n *node) start(ctx context.Context) {
 	n.work.Go(containers.Run)
 	n.server = must(New(Config{
 		Sandboxes: n.boxes, Containers: containers, Images: images, Events: events, Version: "test", Log: log,
-		Handlers: map[string]Handler{"": {}, "crun": {}, "runc": {}, "old": {NoUserNamespaces: errors.New("it is too old")}},
+		Handlers: map[string]Handler{"": {}, "crun": {}, "runc": {}, "old": {NoUserNamespaces: errors.New("it is too old")}, "gone": {Unusable: errors.New("it is not installed")}},
 	}))
 	n.work.Go(func() {
 		if err := n.server.Serve(ctx, n.socket); err != nil {

@@ -41,8 +41,10 @@ func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runt
 	return resp, err
 }
 
-// handlers are the names of the runtime handlers, the default's first.
-func (s *Server) handlers() []string { return slices.Sorted(maps.Keys(s.cfg.Handlers)) }
+// handlers are the names of the usable runtime handlers, the default's first.
+func (s *Server) handlers() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.cfg.Handlers)), func(name string) bool { return s.cfg.Handlers[name].Unusable != nil })
+}
 
 // noUserNamespaces says of each handler that cannot have them, why.
 func (s *Server) noUserNamespaces() map[string]string {

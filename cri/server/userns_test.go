@@ -280,6 +280,7 @@ func TestUserNamespaceRefused(t *testing.T) {
 		return err
 	}
 	contains(t, run("old", func(*runtimeapi.NamespaceOption) {}), "it is too old")
+	contains(t, run("gone", func(*runtimeapi.NamespaceOption) {}), `runtime handler "gone": it is not installed`)
 	contains(t, run("nonesuch", func(*runtimeapi.NamespaceOption) {}), `"nonesuch" is not configured`)
 	contains(t, run("", func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_NODE }), "host's network namespace")
 	contains(t, run("", func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_NODE }), "host's PID namespace")

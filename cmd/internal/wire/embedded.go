@@ -33,6 +33,7 @@ type embedded struct {
 	images     *image.Store
 	binary     ociruntime.Binary            // of the handler ""
 	binaries   map[string]ociruntime.Binary // of the handlers with a name
+	unusable   map[string]error             // by handler
 	monitor    *monitor.Monitor
 	containers *container.Store
 	network    *cni.Network
@@ -64,7 +65,7 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	if e.images, err = image.Open(ctx, image.Config{Root: filepath.Join(o.RootDir, "images"), CertsDir: o.CertsDir, Logger: log}); err != nil {
 		return err
 	}
-	if e.binary, e.binaries, err = findRuntimes(ctx, o); err != nil {
+	if e.binary, e.binaries, e.unusable, err = findRuntimes(ctx, o); err != nil {
 		return err
 	}
 	log.Info("OCI runtime chosen", "name", e.binary.Name, "version", e.binary.Version, "path", e.binary.Path, "why", e.binary.Why)

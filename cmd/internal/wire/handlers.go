@@ -34,14 +34,13 @@ func (r rootfs) MountRootfs(ctx context.Context, m container.RootfsMount) error 
 
 // findRuntimes finds the OCI runtimes: the default one, and by the name of the
 // runtime handler crun and runc as far as they are installed, and those that are
-// configured. One that is configured and cannot be used stops the start: pods
-// would wait for it.
-func findRuntimes(ctx context.Context, o Options) (ociruntime.Binary, map[string]ociruntime.Binary, error) {
-	first, err := ociruntime.Find(ctx, o.OCIRuntime)
-	if err != nil {
-		return first, nil, err
+// configured. A configured one that cannot be used is in unusable: it is no
+// reason to leave all other pods without an agent.
+func findRuntimes(ctx context.Context, o Options) (first ociruntime.Binary, handlers map[string]ociruntime.Binary, unusable map[string]error, err error) {
+	if first, err = ociruntime.Find(ctx, o.OCIRuntime); err != nil {
+		return first, nil, nil, err
 	}
-	handlers := map[string]ociruntime.Binary{}
+	handlers, unusable = map[string]ociruntime.Binary{}, map[string]error{}
 	for _, name := range []string{"crun", "runc"} {
 		if name == first.Name {
 			handlers[name] = first
@@ -52,11 +51,16 @@ func findRuntimes(ctx context.Context, o Options) (ociruntime.Binary, map[string
 		}
 	}
 	for name, path := range o.Runtimes {
-		if handlers[name], err = ociruntime.FindHandler(ctx, name, path); err != nil {
-			return first, nil, err
+		b, err := ociruntime.FindHandler(ctx, name, path)
+		if err != nil {
+			delete(handlers, name)
+			unusable[name] = err
+			o.Log.Error("pods of a runtime handler cannot be run", "handler", name, "err", err)
+			continue
 		}
+		handlers[name] = b
 	}
-	return first, handlers, nil
+	return first, handlers, unusable, nil
 }
 
 // handlers tells what each runtime handler can do on this host.
@@ -75,6 +79,9 @@ func (e *embedded) handlers(o Options) map[string]server.Handler {
 	out := map[string]server.Handler{"": of(e.binary)}
 	for name, b := range e.binaries {
 		out[name] = of(b)
+	}
+	for name, err := range e.unusable {
+		out[name] = server.Handler{Unusable: err}
 	}
 	return out
 }
