@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -71,6 +73,19 @@ type Problem struct {
 	Object    Ref    `json:"object,omitzero"`
 	FieldPath string `json:"fieldPath,omitempty"`
 	Message   string `json:"message"`
+}
+
+// String renders p on one line, without the document's number: there is the line.
+func (p Problem) String() string {
+	text := p.File
+	if p.Line > 0 {
+		text += fmt.Sprintf(":%d", p.Line)
+	}
+	text += ": "
+	if p.FieldPath != "" {
+		text += p.FieldPath + ": "
+	}
+	return text + strings.TrimSuffix(p.Message, ".")
 }
 
 // Logs reads container logs.

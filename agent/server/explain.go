@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,10 @@ type explanation struct {
 	Since      time.Time         `json:"since,omitzero"`
 	Next       string            `json:"next,omitempty"`
 	NextAt     time.Time         `json:"nextAt,omitzero"`
+	Advice     string            `json:"advice,omitempty"`
 	Containers []containerState  `json:"containers"`
+	// Problems are those of the pod's manifest.
+	Problems []Problem `json:"problems,omitempty"`
 }
 
 // containerState says where a container stands: waiting, running or terminated, and more in words.
@@ -35,10 +39,67 @@ func explain(s pod.Snapshot) explanation {
 	e, p := s.Explanation, s.Desired.Pod
 	out := explanation{
 		Pod: p.Namespace + "/" + p.Name, Phase: s.Status.Phase, Well: e.Well, Cause: e.Cause, Reason: e.Reason, Container: e.Container,
-		Since: e.Since, Next: e.Next, NextAt: e.NextAt, Containers: []containerState{},
+		Since: e.Since, Next: e.Next, NextAt: e.NextAt, Advice: e.Advice, Containers: []containerState{},
 	}
 	for _, c := range statuses(&s.Status) {
 		out.Containers = append(out.Containers, describe(c))
+	}
+	return out
+}
+
+// explain is explain with what the pod's manifest and its successor have to do with it.
+func (s *Server) explain(snap pod.Snapshot) explanation {
+	p := snap.Desired.Pod
+	out := explain(snap)
+	out.Problems = s.problemsOf(p.Namespace, p.Name, s.config.Sources.ManifestOf(p))
+	for _, o := range s.config.Pods.List() {
+		if q := o.Desired.Pod; o.UID != snap.UID && q.Namespace == p.Namespace && q.Name == p.Name {
+			out.Cause += " Its manifest has changed: another pod of the same name waits for the end of this one."
+			out.Well = false
+			break
+		}
+	}
+	return out
+}
+
+// problemsOf are the problems of the manifest of a pod. file is the one that the
+// pod came from, "" if it is not known: then a problem of which the pod cannot be
+// told belongs to the pod that its file is named after.
+func (s *Server) problemsOf(ns, name, file string) []Problem {
+	var out []Problem
+	for _, p := range s.config.Sources.Problems() {
+		switch {
+		case p.Object == Ref{}:
+			base := filepath.Base(p.File)
+			if p.File != file && (file != "" || strings.TrimSuffix(base, filepath.Ext(base)) != name) {
+				continue
+			}
+		case p.Object.Kind != "Pod" || p.Object.Namespace != ns || p.Object.Name != name:
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// refused explains why there is no pod of that name: its manifest cannot be used.
+func refused(ns, name string, problems []Problem) explanation {
+	p := problems[0]
+	out := explanation{
+		Pod: ns + "/" + name, Reason: pod.FailedValidation, Containers: []containerState{},
+		Cause: "There is no such pod, for its manifest cannot be used: " + p.String() + ".",
+		Next:  "The manifest is read again as soon as it changes.",
+	}
+	at := p.File
+	if p.Line > 0 {
+		at += fmt.Sprintf(", line %d", p.Line)
+	}
+	out.Advice = "Correct " + at + "."
+	if p.FieldPath != "" {
+		out.Advice = "Correct " + p.FieldPath + " in " + at + "."
+	}
+	if len(problems) > 1 {
+		out.Problems = problems
 	}
 	return out
 }

@@ -33,7 +33,7 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) (pod.Snapshot, boo
 	ns, name := r.PathValue("ns"), r.PathValue("pod")
 	snap, ok := s.config.Pods.Get(ns, name)
 	if !ok {
-		s.fail(w, refuse(http.StatusNotFound, "pod %q not found in namespace %q on this node%s", name, ns, s.elsewhere(ns, name)))
+		s.fail(w, refuse(http.StatusNotFound, "pod %q not found in namespace %q on this node%s%s", name, ns, s.elsewhere(ns, name), s.perhaps(ns, name)))
 	}
 	return snap, ok
 }
@@ -43,6 +43,20 @@ func (s *Server) elsewhere(ns, name string) string {
 	for _, snap := range s.config.Pods.List() {
 		if p := snap.Desired.Pod; p.Name == name && p.Namespace != ns {
 			return fmt.Sprintf("; there is one in namespace %q", p.Namespace)
+		}
+	}
+	return ""
+}
+
+// perhaps says which manifest's problem may be why there is no such pod.
+func (s *Server) perhaps(ns, name string) string {
+	problems := s.problemsOf(ns, name, "")
+	if len(problems) > 0 {
+		return "; its manifest cannot be used: " + problems[0].String()
+	}
+	for _, p := range s.config.Sources.Problems() {
+		if p.Object == (Ref{}) {
+			return "; a manifest that cannot be read may hold it: " + p.String()
 		}
 	}
 	return ""
@@ -70,16 +84,12 @@ func (s *Server) describePod(w http.ResponseWriter, r *http.Request) {
 	}
 	p := s.config.Pods.Render(snap)
 	d := description{
-		Pod: p, Explanation: explain(snap), InFlight: []inFlight{}, Problems: []Problem{}, Manifest: s.config.Sources.ManifestOf(snap.Desired.Pod),
+		Pod: p, Explanation: s.explain(snap), InFlight: []inFlight{}, Manifest: s.config.Sources.ManifestOf(snap.Desired.Pod),
 	}
 	for _, a := range snap.InFlight {
 		d.InFlight = append(d.InFlight, inFlight{a.Op, a.Container})
 	}
-	for _, problem := range s.config.Sources.Problems() {
-		if o := problem.Object; o.Namespace == p.Namespace && o.Name == p.Name && o.Kind == "Pod" || o == (Ref{}) && problem.File == d.Manifest {
-			d.Problems = append(d.Problems, problem)
-		}
-	}
+	d.Problems, d.Explanation.Problems = append([]Problem{}, d.Explanation.Problems...), nil
 	s.answer(w, http.StatusOK, d)
 }
 
@@ -123,8 +133,15 @@ func (s *Server) endOfWatch(there bool, out lines, err error) {
 }
 
 func (s *Server) why(w http.ResponseWriter, r *http.Request) {
+	ns, name := r.PathValue("ns"), r.PathValue("pod")
+	if _, ok := s.config.Pods.Get(ns, name); !ok {
+		if problems := s.problemsOf(ns, name, ""); len(problems) > 0 {
+			s.answer(w, http.StatusOK, refused(ns, name, problems))
+			return
+		}
+	}
 	if snap, ok := s.find(w, r); ok {
-		s.answer(w, http.StatusOK, explain(snap))
+		s.answer(w, http.StatusOK, s.explain(snap))
 	}
 }
 

@@ -41,6 +41,9 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(&rootOnly{l, s.config.Log}) }() // ends with the listener
+	if s.config.Listening != nil {
+		s.config.Listening()
+	}
 	select {
 	case err := <-served:
 		_ = server.Close() // the listener failed: that error says more

@@ -28,7 +28,9 @@ type Config struct {
 	// Audit lists what no record accounts for.
 	Audit   func(ctx context.Context) ([]Leak, error)
 	Version func() Version
-	Log     *slog.Logger
+	// Listening, unless nil, is called once the socket takes connections; it must not block.
+	Listening func()
+	Log       *slog.Logger
 }
 
 // Server answers the agent's API.

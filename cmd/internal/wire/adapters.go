@@ -3,7 +3,9 @@ package wire
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -70,6 +72,17 @@ func (v podVolumes) SubPath(ctx context.Context, p *v1.Pod, s runtime.SubPath) (
 
 func (v podVolumes) Remove(ctx context.Context, uid pod.UID) error {
 	return volumeError("remove the pod's directory", v.Volumes.Remove(ctx, string(uid)))
+}
+
+// volumeEvent tells what csi has to say of a pod; what it says of the node is logged.
+func volumeEvent(sink Sink, log *slog.Logger) func(csi.Event) {
+	return func(e csi.Event) {
+		if e.Pod == nil {
+			log.Warn(e.Message, "reason", e.Reason)
+			return
+		}
+		sink.Event(pod.UID(e.Pod.UID), pod.Event{Warning: e.Warning, Reason: pod.Reason(e.Reason), Message: e.Message, At: time.Now()})
+	}
 }
 
 var volumeKinds = map[volume.Code]pod.Kind{

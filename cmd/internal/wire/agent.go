@@ -156,7 +156,10 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 	o := n.o
 	sink = n.listen(sink)
 	n.event, n.recursive = sink.Event, map[string]bool{}
-	if n.volumes, err = csi.New(csi.Config{Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.allocatable }, Logger: o.Log}); err != nil {
+	n.volumes, err = csi.New(csi.Config{
+		Root: o.RootDir, Objects: objs, Allocatable: func() v1.ResourceList { return n.allocatable }, Event: volumeEvent(sink, o.Log), Logger: o.Log,
+	})
+	if err != nil {
 		return err
 	}
 	if err := n.openPodRuntime(ctx, objs, sink); err != nil {
@@ -171,8 +174,11 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 			}
 			n.dispatcher.Verdict(pod.UID(uid), v)
 		},
-		Failed: func(uid, _ string, _ probes.Kind, message string) {
-			sink.Event(pod.UID(uid), pod.Event{Warning: true, Reason: pod.Unhealthy, Message: message, At: time.Now()})
+		Failed: func(uid, id string, kind probes.Kind, message string) {
+			now := time.Now()
+			sink.Event(pod.UID(uid), pod.Event{Warning: true, Reason: pod.Unhealthy, Message: message, At: now})
+			_, said, _ := strings.Cut(message, ": ") // without "Readiness probe failed"
+			n.dispatcher.Verdict(pod.UID(uid), pod.ProbeVerdict{Container: pod.ContainerID(id), Kind: pod.ProbeKind(kind), Message: said, At: now})
 		},
 		Logger: o.Log,
 	})

@@ -21,10 +21,10 @@ import (
 )
 
 // serveAPI is the agent's HTTP API over its parts.
-func (n *node) serveAPI(set *source.Set, store *status.Store) *server.Server {
+func (n *node) serveAPI(set *source.Set, store *status.Store, ready func()) *server.Server {
 	cfg := server.Config{
 		Pods: store, Events: store, Sources: manifests{set}, Logs: logs{}, Terminate: n.dispatcher.Terminate,
-		Version: n.version(time.Now()), Amend: n.amend(), Log: n.o.Log,
+		Version: n.version(time.Now()), Amend: n.amend(), Listening: ready, Log: n.o.Log,
 	}
 	if n.embedded != nil {
 		cfg.Streams = n.embedded.streaming

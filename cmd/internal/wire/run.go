@@ -25,7 +25,7 @@ func (n *node) openSources() (*source.Set, error) {
 }
 
 // Run runs the agent until ctx ends or a part of it fails. ready is called once
-// the agent's pods can be asked for. Pods go on when Run returns.
+// the agent's pods can be asked for; it must not block. Pods go on when Run returns.
 func Run(ctx context.Context, o Options, ready func()) error {
 	n := &node{o: o}
 	defer n.close()
@@ -43,9 +43,6 @@ func Run(ctx context.Context, o Options, ready func()) error {
 	if err := n.restore(ctx); err != nil {
 		return err
 	}
-	api := n.serveAPI(set, store)
-	return n.run(ctx, set.Run, n.rotateLogs, n.watchStorage, func(ctx context.Context) error {
-		go ready()
-		return api.Serve(ctx, n.o.Socket)
-	})
+	api := n.serveAPI(set, store, ready)
+	return n.run(ctx, set.Run, n.rotateLogs, n.watchStorage, func(ctx context.Context) error { return api.Serve(ctx, n.o.Socket) })
 }
