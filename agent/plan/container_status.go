@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -85,7 +86,7 @@ func (d *decision) before(m *member, c *pod.Container) *pod.Container {
 			break
 		}
 	}
-	for _, remembered := range []map[pod.ContainerName]pod.Container{d.rec.Boot.Gone, d.rec.Durable.Ended} {
+	for _, remembered := range []map[pod.ContainerName]pod.Container{d.rec.Durable.Ended, d.rec.Boot.Gone} {
 		if o, ok := remembered[m.name]; ok && o.Attempt < c.Attempt && (found == nil || o.Attempt > found.Attempt) {
 			found = &o
 		}
@@ -161,7 +162,7 @@ func (d *decision) failureWaits(m *member) *v1.ContainerStateWaiting {
 	}
 	if ok {
 		if pullFailed(f) && !d.Now.Before(pullBackOffShown(f)) {
-			return &v1.ContainerStateWaiting{Reason: string(pod.ImagePullBackOff), Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", image, f.Reason, f.Message)}
+			return &v1.ContainerStateWaiting{Reason: string(pod.ImagePullBackOff), Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", image, f.Reason, strings.TrimPrefix(f.Message, string(f.Reason)+": "))}
 		}
 		return &v1.ContainerStateWaiting{Reason: string(f.Reason), Message: f.Message}
 	}

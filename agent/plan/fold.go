@@ -163,12 +163,38 @@ func (s *State) foldObserve(r pod.Result, now time.Time) []pod.Event {
 	if next.At.IsZero() {
 		next.At = now
 	}
+	s.keepVanished(next)
 	s.Observed = next
 	for slot := range s.covered {
 		delete(s.Stale, slot)
 	}
 	s.covered = nil
 	return nil
+}
+
+// keepVanished remembers how the instances ended that were last seen dead, and
+// that the runtime has forgotten: an exit code is not lost with its container.
+func (s *State) keepVanished(next pod.Observed) {
+	newest := map[pod.ContainerName]pod.Container{}
+	for _, c := range s.Observed.Containers {
+		if n, ok := newest[c.Name]; !ok || c.Attempt > n.Attempt {
+			newest[c.Name] = c
+		}
+	}
+	for _, c := range next.Containers {
+		if n, ok := newest[c.Name]; ok && c.Attempt >= n.Attempt {
+			delete(newest, c.Name)
+		}
+	}
+	boot := &s.Record.Boot
+	for name, c := range newest {
+		if e, ok := s.Record.Durable.Ended[name]; ok && e.Attempt == c.Attempt {
+			c = e // as a reset has it
+		}
+		if g, ok := boot.Gone[name]; c.State == pod.Exited && (!ok || g.Attempt < c.Attempt) {
+			boot.Gone, s.Unsaved.Boot = put(boot.Gone, name, c), true
+		}
+	}
 }
 
 // foldHook records that a hook is over. A failed postStart dooms its container.

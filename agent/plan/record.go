@@ -44,6 +44,11 @@ func (d *decision) rememberInstances() {
 				dur.Restarts, d.unsaved.Durable = put(dur.Restarts, c.Name, c.Attempt+1), true
 			}
 		}
+		if l := m.last; l != nil && l.ID == "" && l.Reason == string(pod.ContainerStatusUnknown) {
+			if g, ok := d.rec.Boot.Gone[m.name]; !ok || g.Attempt < l.Attempt { // the last state of the instance to come
+				d.rec.Boot.Gone, d.unsaved.Boot = put(d.rec.Boot.Gone, m.name, *l), true
+			}
+		}
 	}
 }
 
