@@ -218,6 +218,12 @@ func TestConflistIsChosenAndFollowed(t *testing.T) {
 	os.Remove(filepath.Join(n.cfg.ConfDirs[0], "10-mine.conflist"))
 	wait("later")
 	os.Remove(filepath.Join(n.cfg.ConfDirs[0], "20-later.conf"))
+	wait("") // what is left is broken: that is told, and no other network is taken instead
+	if err := n.Status(t.Context()); CodeOf(err) != NotReady || !strings.Contains(err.Error(), "00-broken.conflist") {
+		t.Errorf("status: %v", err)
+	}
+	os.Remove(filepath.Join(n.cfg.ConfDirs[0], "00-broken.conflist"))
+	os.Remove(filepath.Join(n.cfg.ConfDirs[0], "05-empty.conflist"))
 	wait(ownName)
 }
 

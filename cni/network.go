@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -128,11 +129,19 @@ func (n *Network) plugins(owned bool) *libcni.CNIConfig {
 	return n.cni
 }
 
-// reload chooses the network anew: the first valid conflist, else the default.
+// reload chooses the network anew: the first valid conflist or, where nobody has
+// configured any, the default. Files that are all broken are no reason for the
+// default: to find themselves on another network than configured would surprise pods.
 func (n *Network) reload() {
 	found, problems := load(n.cfg.ConfDirs)
 	for _, p := range problems {
 		n.cfg.Log.Warn("a network configuration was passed over", "error", p)
+	}
+	if found == nil && len(problems) > 0 {
+		msg := strings.ReplaceAll(fmt.Sprintf("no network configuration is valid: %v", errors.Join(problems...)), "\n", "; ")
+		n.problem.Store(&msg)
+		n.current.Store(nil)
+		return
 	}
 	if found == nil {
 		var err error

@@ -14,7 +14,7 @@ import (
 func NewState(desired pod.Desired, record pod.Record, observed pod.Observed, config Config) State {
 	s := State{
 		Desired: desired, Record: record, Observed: observed, Config: config,
-		InFlight: map[pod.Slot]pod.Action{}, Failures: map[pod.Slot]pod.Failure{},
+		InFlight: map[pod.Slot]pod.Action{}, Failures: recalled(record.Boot.Failures, &observed),
 		Stale: map[pod.Slot]bool{}, Last: map[pod.Slot]Success{},
 	}
 	s.mergedPod()
@@ -58,7 +58,8 @@ func Merge(prev, next pod.Desired) pod.Desired {
 	return next
 }
 
-// SetVerdict takes in a probe's change of verdict.
+// SetVerdict takes in a probe's change of verdict, or with NoVerdict what a probe
+// that failed has to say while the verdict stays as it is.
 func (s *State) SetVerdict(v pod.ProbeVerdict) []pod.Event {
 	var c *pod.Container
 	for i := range s.Observed.Containers {
@@ -70,13 +71,27 @@ func (s *State) SetVerdict(v pod.ProbeVerdict) []pod.Event {
 		return nil // of an instance that is gone
 	}
 	boot := &s.Record.Boot
+	mere := v.Verdict == pod.NoVerdict
+	if mere && !s.news(&v, boot.Verdicts[v.Container][v.Kind]) {
+		return nil
+	}
 	boot.Verdicts = put(boot.Verdicts, v.Container, put(boot.Verdicts[v.Container], v.Kind, v))
 	s.Unsaved.Boot = true
-	if v.Verdict != pod.Failed {
+	if v.Verdict != pod.Failed || mere {
 		return nil
 	}
 	title := map[pod.ProbeKind]string{pod.Startup: "Startup", pod.Liveness: "Liveness", pod.Readiness: "Readiness"}[v.Kind]
 	return []pod.Event{{Warning: true, Reason: pod.Unhealthy, Container: c.Name, At: v.At, Message: fmt.Sprintf("%s probe failed: %s", title, v.Message)}}
+}
+
+// sayAgain is how often at most the words of a failing probe are taken in anew.
+const sayAgain = 10 * time.Second
+
+// news says whether v, which changes no verdict, says anything new about a
+// failing probe, and gives it the verdict that holds.
+func (s *State) news(v *pod.ProbeVerdict, known pod.ProbeVerdict) bool {
+	v.Verdict = known.Verdict
+	return known.Verdict != pod.Success && v.Message != known.Message && (known.Message == "" || v.At.Sub(known.At) >= sayAgain)
 }
 
 // Fold takes in the result of an action that ended at now, and returns what

@@ -237,6 +237,9 @@ func describe(w *world) {
 		line += fmt.Sprintf(" (at +%v)", e.NextAt.Sub(epoch))
 	}
 	w.logf("%s", line)
+	if e.Advice != "" {
+		w.logf("do: %s", e.Advice)
+	}
 	if !w.plan.Wake.IsZero() {
 		w.logf("wake +%v", w.plan.Wake.Sub(epoch))
 	}

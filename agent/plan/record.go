@@ -15,6 +15,7 @@ import (
 func (d *decision) remember() {
 	dur, boot := &d.rec.Durable, &d.rec.Boot
 	d.rememberResize()
+	d.rememberFailures()
 	if dur.Pod != d.Desired.Pod || dur.RuntimeHandler != d.Desired.RuntimeHandler {
 		dur.Pod, dur.Source, dur.RuntimeHandler, d.unsaved.Durable = d.Desired.Pod, d.Desired.Source, d.Desired.RuntimeHandler, true
 	}
@@ -34,6 +35,45 @@ func (d *decision) remember() {
 	}
 	d.rememberReset()
 	d.initialized = d.sandbox != nil && d.rec.Durable.Reset == nil && d.hasBeenInitialized()
+}
+
+// rememberFailures keeps what holds the pod up for the agent's next life. The
+// runtime's own silence is left out: it is asked anew at once.
+func (d *decision) rememberFailures() {
+	_, silent := d.Failures[pod.SlotObserve]
+	kept := d.Failures
+	if silent {
+		kept = maps.Clone(kept)
+		delete(kept, pod.SlotObserve)
+	}
+	if maps.Equal(kept, d.rec.Boot.Failures) {
+		return
+	}
+	d.rec.Boot.Failures, d.unsaved.Boot = maps.Clone(kept), true
+}
+
+// recalled are the failures that an agent's predecessor knew of. What failed is
+// tried at once: the agent may have been started again for the very reason that
+// something has been mended. What fails again waits as long as it would have.
+//
+// A success that came after a failure may have been lost with the agent; what is
+// there tells of it.
+func recalled(known map[pod.Slot]pod.Failure, o *pod.Observed) map[pod.Slot]pod.Failure {
+	failures := make(map[pod.Slot]pod.Failure, len(known))
+	for slot, f := range known {
+		f.NotBefore = time.Time{}
+		failures[slot] = f
+	}
+	for _, c := range o.Containers {
+		slot := pod.ContainerSlot(c.Name)
+		if f, ok := failures[slot]; ok && c.StartedAt.After(f.At) && (f.Op == pod.OpStartContainer || f.Op == pod.OpPostStart) {
+			delete(failures, slot)
+		}
+	}
+	if f, ok := failures[pod.SlotSandbox]; ok && f.Op == pod.OpCreateSandbox && slices.ContainsFunc(o.Sandboxes, func(s pod.Sandbox) bool { return s.Ready }) {
+		delete(failures, pod.SlotSandbox)
+	}
+	return failures
 }
 
 func (d *decision) rememberInstances() {

@@ -198,15 +198,15 @@ func (d *decision) explainResize() (pod.Explanation, bool) {
 	case rs.Pending != nil && rs.Pending.Reason == pod.ResizeInfeasible:
 		e.Reason, e.Since = rs.Pending.Reason, rs.Pending.Since
 		e.Cause = sentence("The pod runs with its former resources, for this node can never resize it: %s.", rs.Pending.Message)
-		e.Next = "Nothing, until other resources are asked for (berth resize)."
+		e.Next, e.Advice = "Nothing, until other resources are asked for.", Advise(Trouble{Reason: resizeRefused, Pod: d.pod})
 	case rs.Pending != nil:
 		e.Reason, e.Since = rs.Pending.Reason, rs.Pending.Since
 		e.Cause = sentence("The pod runs with its former resources, for there is no room for those that it was resized to: %s.", rs.Pending.Message)
-		e.Next = "It is tried again as pods leave or shrink."
+		e.Next, e.Advice = "It is tried again as pods leave or shrink.", Advise(Trouble{Reason: resizePending, Pod: d.pod})
 	case rs.Progress != nil && failed:
-		e.Reason, e.Since, e.NextAt = pod.ReasonError, f.First, f.NotBefore
+		e.Reason, e.Advice = pod.ReasonError, Advise(Trouble{Reason: resizeNotDone, Message: f.Message, Pod: d.pod})
 		e.Cause = sentence("The pod runs, but its resize cannot be put in force: %s.", f.Message)
-		e.Next = "It is tried again."
+		d.retry(&e, pod.SlotResize, f, "tried", f.NotBefore)
 	case rs.Undecided() || rs.Progress != nil:
 		e.Cause = fmt.Sprintf("The pod runs, and is being resized (generation %d).", rs.Desired.Generation)
 	default:

@@ -55,6 +55,17 @@ func (d *decision) pullVolumeImages(m *member) bool {
 	return ready
 }
 
+// volumeImageSlot is where the image that volumeImageFailure tells of is pulled.
+func (d *decision) volumeImageSlot(m *member) pod.Slot {
+	for _, v := range imageVolumes(d.pod) {
+		slot := pod.VolumeImageSlot(v.Name)
+		if _, failed := d.Failures[slot]; failed && mountsVolume(m.spec, v.Name) {
+			return slot
+		}
+	}
+	return ""
+}
+
 // volumeImageFailure is the failure to pull an image volume that m mounts.
 func (d *decision) volumeImageFailure(m *member) (image string, f pod.Failure, ok bool) {
 	if len(d.Failures) == 0 {

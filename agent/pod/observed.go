@@ -124,7 +124,8 @@ const (
 	Failed
 )
 
-// ProbeVerdict is a change of verdict for one container instance. It arrives in
+// ProbeVerdict is a change of verdict for one container instance or, with
+// NoVerdict, what a probe that failed said while its verdict stays. It arrives in
 // the worker's mailbox and is kept in the pod's Record.
 type ProbeVerdict struct {
 	Container ContainerID

@@ -86,6 +86,9 @@ type Boot struct {
 	Gone map[ContainerName]Container
 	// Actuated is what is in force of Durable.Resize.
 	Actuated Actuated
+	// Failures are what holds the pod up, by slot: an agent that has just been
+	// started says at once what its predecessor knew, and goes on with the back-off.
+	Failures map[Slot]Failure
 }
 
 // Backoff is a container's crash-loop delay.

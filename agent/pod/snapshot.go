@@ -51,7 +51,10 @@ type Explanation struct {
 	Container ContainerName
 	// Since is when the cause began.
 	Since time.Time
-	// Next says what is tried next, or what the person must do; NextAt when (zero: when something changes).
+	// Next says what the machine does next; NextAt when (zero: when something changes).
 	Next   string
 	NextAt time.Time
+	// Advice is one sentence that says what a person can do about it; empty where
+	// nobody need do anything.
+	Advice string
 }

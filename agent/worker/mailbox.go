@@ -55,7 +55,11 @@ func (m *mailbox) hint() {
 
 func (m *mailbox) verdict(v pod.ProbeVerdict) {
 	m.mu.Lock()
-	m.verdicts[verdictKey{v.Container, v.Kind}] = v
+	key := verdictKey{v.Container, v.Kind}
+	if waiting, ok := m.verdicts[key]; ok && v.Verdict == pod.NoVerdict {
+		v.Verdict = waiting.Verdict // what a probe says does not take back what has been decided
+	}
+	m.verdicts[key] = v
 	m.mu.Unlock()
 	m.ring()
 }

@@ -77,7 +77,7 @@ func TestFields(t *testing.T) {
 						t.Parallel()
 						skipped := ""
 						defer func() { outcome.set(t, oci+"/"+c.Name, skipped) }()
-						r := &running{skipped: &skipped, t: t, c: c, a: shared.For(t), dir: t.TempDir(), pod: "f-" + c.Name}
+						r := &running{skipped: &skipped, t: t, home: t, c: c, a: shared.For(t), dir: t.TempDir(), pod: "f-" + c.Name}
 						if c.Alone {
 							r.boot = func(flags []string) *node.Agent { return start(t, binary, append(flags, "--oci-runtime", oci)...) }
 						}

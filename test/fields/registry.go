@@ -4,10 +4,23 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"testing"
 
 	"github.com/berthd/berth/test/image"
 	"github.com/berthd/berth/test/registry"
 )
+
+// lasting is a test whose belongings last as long as another, longer one.
+type lasting struct {
+	testing.TB
+	home testing.TB
+}
+
+// Cleanup has f called at the end of the longer test.
+func (l lasting) Cleanup(f func()) { l.home.Cleanup(f) }
+
+// TempDir is removed at the end of the longer test.
+func (l lasting) TempDir() string { return l.home.TempDir() }
 
 // startRegistry starts a registry that serves private:1 to one user.
 func (r *running) startRegistry() (string, error) {
@@ -15,7 +28,7 @@ func (r *running) startRegistry() (string, error) {
 	if r.skipped != nil {
 		*r.skipped = "docker-registry is not installed" // if Start skips
 	}
-	r.registry = registry.Start(r.t)
+	r.registry = registry.Start(lasting{r.t, r.home})
 	spec, err := image.BusyboxSpec()
 	if err != nil {
 		return "", err

@@ -36,6 +36,8 @@ type running struct {
 	step Step
 	// registry is the one that the case has started; nil if it has none.
 	registry *registry.Registry
+	// home is the test that what the case starts lives as long as.
+	home testing.TB
 	// boot starts an agent for this case alone; nil once it has.
 	boot func(flags []string) *node.Agent
 	// over says that the case has been skipped or has failed.

@@ -34,7 +34,7 @@ func TestWhy(t *testing.T) {
 	var all []*running
 	dirs := t.TempDir()
 	for _, c := range cases {
-		r := &running{t: t, c: c, a: shared, dir: filepath.Join(dirs, c.Name), pod: "f-" + c.Name}
+		r := &running{t: t, home: t, c: c, a: shared, dir: filepath.Join(dirs, c.Name), pod: "f-" + c.Name}
 		if err := os.Mkdir(r.dir, 0o755); err != nil {
 			t.Fatal(err)
 		}

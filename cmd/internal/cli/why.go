@@ -16,7 +16,7 @@ func whyCommand(a *app) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
 		Use:               "why POD",
-		Short:             "Say in plain words where a pod stands: the cause, since when, and what is tried next and when",
+		Short:             "Say in plain words where a pod stands: the cause, since when, and what is tried next and when, and what can be done",
 		Example:           "  berth why web\n  berth why -n kube-system dns -o json",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completePods(1),
@@ -69,6 +69,10 @@ func writeWhy(w io.Writer, e client.Explanation, now time.Time, paint func(colou
 		next = strings.TrimSpace(strings.TrimSuffix(next, ".") + " " + relative(e.NextAt, now))
 	}
 	line("Next:", next)
+	line("Do:", e.Advice)
+	for _, p := range e.Problems {
+		line("Manifest:", p.String())
+	}
 	for i, c := range e.Containers {
 		name := ""
 		if i == 0 {

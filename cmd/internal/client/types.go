@@ -19,6 +19,9 @@ type Explanation struct {
 	Since     time.Time `json:"since,omitzero"`
 	Next      string    `json:"next,omitempty"`
 	NextAt    time.Time `json:"nextAt,omitzero"`
+	Advice    string    `json:"advice,omitempty"` // what a person can do
+	// Problems are those of the pod's manifest.
+	Problems []source.Problem `json:"problems,omitempty"`
 	// Containers lists each container's state, if the agent told.
 	Containers []ContainerState `json:"containers,omitempty"`
 }
