@@ -127,32 +127,31 @@ func (c *checker) quantity(name v1.ResourceName, q resource.Quantity, at *field.
 	}
 }
 
-// claimRefs: each names a claim of the pod, or one request in it, once.
+// claimRefs: each names a claim of the pod, or one request in it, once. What
+// stands before the first slash counts as the claim's name, in wrong names too.
 func (c *checker) claimRefs(refs []v1.ResourceClaim, at *field.Path) {
-	whole, parts := sets.New[string](), map[string]sets.Set[string]{}
+	seen := sets.New[string]() // claims, and claim/request
 	for i, ref := range refs {
-		at := at.Index(i)
+		at, what := at.Index(i), ref.Name
 		if !c.need(at, ref.Name) {
 			continue
 		}
-		if parts[ref.Name] == nil {
-			parts[ref.Name] = sets.New[string]()
-		}
-		part := parts[ref.Name]
 		switch {
-		case whole.Has(ref.Name):
+		case seen.Has(ref.Name):
 			c.add(field.Duplicate(at, ref.Name))
 		case ref.Request == "":
-			for range part {
-				c.add(field.Duplicate(at, ref.Name))
+			for other := range seen {
+				if claim, _, part := strings.Cut(other, "/"); part && claim == ref.Name {
+					c.add(field.Duplicate(at, ref.Name))
+				}
 			}
-			whole.Insert(ref.Name)
+			seen.Insert(what)
 		default:
 			c.label(at.Child("request"), ref.Request)
-			if part.Has(ref.Request) {
-				c.add(field.Duplicate(at, ref.Name+"/"+ref.Request))
+			if what += "/" + ref.Request; seen.Has(what) {
+				c.add(field.Duplicate(at, what))
 			}
-			part.Insert(ref.Request)
+			seen.Insert(what)
 		}
 		if !c.claims.Has(ref.Name) {
 			missing := field.NotFound(at, ref.Name)
