@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"net/http"
 	"os"
@@ -32,6 +31,7 @@ kind: Pod
 metadata: {name: crash}
 spec:
   terminationGracePeriodSeconds: 3
+  hostUsers: %[4]v
   initContainers:
   - name: prepare
     image: ` + node.Busybox + `
@@ -47,14 +47,17 @@ spec:
   - name: main
     image: ` + node.Busybox + `
     command: [sh, -c, 'echo main >> /host/starts; trap "exit 0" TERM; i=0; while :; do i=$((i+1)); echo "line $i"; if [ -e /host/crash ]; then rm /host/crash; exit 7; fi; sleep 0.1 & wait $!; done']
+    resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 500m, memory: 64Mi}}
     lifecycle:
       postStart: {exec: {command: [sh, -c, 'echo hook >> /host/hooks']}}
       preStop: {exec: {command: ["true"]}}
     readinessProbe:
       exec: {command: [test, -e, /work/prepared]}
       periodSeconds: 1
-    volumeMounts: [{name: host, mountPath: /host}, {name: work, mountPath: /work}]
+    volumeMounts: [{name: host, mountPath: /host}, {name: work, mountPath: /work}, {name: scratch, mountPath: /scratch, subPath: part}, {name: content, mountPath: /content}]
   volumes:
+  - {name: scratch, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: content, image: {reference: "` + node.Busybox + `", pullPolicy: IfNotPresent}}
   - {name: work, emptyDir: {}}
   - {name: config, configMap: {name: crash-config}}
   - {name: host, hostPath: {path: %[2]s, type: DirectoryOrCreate}}
@@ -69,6 +72,7 @@ type life struct {
 	signal   string // where the agent says that it stands at the failpoint
 	killedAt string // the step during which it was killed, "" before
 	ready    *v1.Pod
+	ownUsers bool // the pod has a user namespace of its own
 }
 
 // step does one thing to the pod and waits for it to have come about.
@@ -82,12 +86,14 @@ var steps = []step{
 	{"start", func(*life) {}, func(l *life) error { _, err := l.Berth("get", "pods"); return err }},
 	{"run", func(l *life) { l.Place("crash.yaml", l.manifest("one")) }, (*life).isReady},
 	{"update", func(l *life) { l.Place("crash.yaml", l.manifest("two")) }, func(l *life) error { return l.serves("two") }},
+	{"resize", func(*life) {}, (*life).isResized},
+	{"debug", func(*life) {}, (*life).isDebugged},
 	{"crash", func(l *life) { l.write("crash", "") }, (*life).hasRestarted},
 	{"end", func(l *life) { l.Unplace("crash.yaml") }, (*life).isGone},
 }
 
 func (l *life) manifest(value string) string {
-	return fmt.Sprintf(manifest, value, l.host, hostPort)
+	return fmt.Sprintf(manifest, value, l.host, hostPort, !l.ownUsers)
 }
 
 func (l *life) write(name, body string) {
@@ -308,6 +314,8 @@ func TestKilledAnywhere(t *testing.T) {
 	l := &life{Agent: a, host: filepath.Join(a.Dir, "host"), signal: filepath.Join(a.Dir, "signal")}
 	a.Start()
 	a.ImportBusybox()
+	l.ownUsers = canMapUsers(a)
+	t.Logf("the pod has a user namespace of its own: %v", l.ownUsers)
 	l.reset()
 	l.live() // once undisturbed: bridge, cgroup tree and directories are there now
 	a.Stop()
@@ -326,7 +334,7 @@ func TestKilledAnywhere(t *testing.T) {
 	places := choose(t, trace)
 	for _, place := range places {
 		t.Run(strings.ReplaceAll(place, "/", "."), func(t *testing.T) {
-			l := &life{Agent: a.For(t), host: l.host, signal: l.signal}
+			l := &life{Agent: a.For(t), host: l.host, signal: l.signal, ownUsers: l.ownUsers}
 			l.reset()
 			l.Patience = 3 * time.Second // an agent that stands at its failpoint may accept and not answer
 			l.Env = []string{"BERTH_FAILPOINT_STOP=" + place, "BERTH_FAILPOINT_SIGNAL=" + l.signal}
@@ -342,43 +350,4 @@ func TestKilledAnywhere(t *testing.T) {
 			break
 		}
 	}
-}
-
-// choose reads the places passed by a whole life, and takes of each failpoint
-// its first two passings; for a sample, some of them.
-func choose(t *testing.T, trace string) []string {
-	body, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen, names := map[string]bool{}, map[string]bool{}
-	var all []string
-	for _, place := range strings.Fields(string(body)) {
-		name, n, _ := strings.Cut(place, "#")
-		names[name] = true
-		if (n == "1" || n == "2") && !seen[place] {
-			seen[place] = true
-			all = append(all, place)
-		}
-	}
-	points, _, err := Enumerate("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var not []string
-	for _, p := range points {
-		if !names[p.Name] {
-			not = append(not, p.Name)
-		}
-	}
-	t.Logf("%d failpoints in the source, %d passed by this life at %d places; not passed: %s", len(points), len(names), len(all), strings.Join(not, " "))
-	if only := os.Getenv("BERTH_CRASH_AT"); only != "" {
-		return strings.Fields(only)
-	}
-	if os.Getenv("BERTH_CRASH") == "full" {
-		return all
-	}
-	rank := func(s string) uint32 { h := fnv.New32a(); h.Write([]byte(s)); return h.Sum32() }
-	sort.Slice(all, func(i, j int) bool { return rank(all[i]) < rank(all[j]) })
-	return all[:min(sampleSize, len(all))]
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,7 +82,7 @@ func (r *run) apply(ctx context.Context) (pods map[client.PodKey]string, refused
 				if o.Kind == "Pod" {
 					pods[client.PodKey{Namespace: o.Namespace, Name: o.Name}] = o.UID
 				} else {
-					fmt.Fprintf(r.Out, "%s %s/%s applied\n", o.Kind, o.Namespace, o.Name)
+					fmt.Fprintf(r.Out, "%s %s applied\n", o.Kind, strings.TrimPrefix(o.Namespace+"/"+o.Name, "/"))
 				}
 			}
 		}
