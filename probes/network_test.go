@@ -248,7 +248,7 @@ func TestProbersWork(t *testing.T) {
 	reports, failures := make(chan report, 10), make(chan string, 100)
 	p := New(Config{
 		Report: func(_, _ string, _ Kind, ok bool, m string) { reports <- report{ok, m} },
-		Failed: func(_, _ string, _ Kind, m string) { failures <- m },
+		Failed: func(_ string, _ *Target, m string) { failures <- m },
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())

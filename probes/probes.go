@@ -21,8 +21,8 @@ type Config struct {
 	// Report tells that a verdict changed. message is the failure's, else empty.
 	Report func(uid, containerID string, kind Kind, ok bool, message string)
 	// Failed tells of every probe that failed or could not be made, with the
-	// text of the event Unhealthy. May be nil.
-	Failed func(uid, containerID string, kind Kind, message string)
+	// text of the event Unhealthy; t is not to be kept. May be nil.
+	Failed func(uid string, t *Target, message string)
 	// Warned tells of every success with a reservation, with the text of the
 	// event ProbeWarning. May be nil.
 	Warned func(uid, containerID string, kind Kind, message string)

@@ -123,12 +123,12 @@ func (p *Prober) tell(uid string, t *Target, found outcome, changed bool) {
 	switch found.state {
 	case failure:
 		if p.cfg.Failed != nil {
-			p.cfg.Failed(uid, t.ContainerID, t.Kind, title+" probe failed: "+found.message)
+			p.cfg.Failed(uid, t, title+" probe failed: "+found.message)
 		}
 	case errored:
 		p.cfg.Logger.Debug("probe could not be made", "pod", t.Pod, "container", t.Container, "probe", t.Kind, "err", found.message)
 		if p.cfg.Failed != nil {
-			p.cfg.Failed(uid, t.ContainerID, t.Kind, title+" probe errored and resulted in unknown state: "+found.message)
+			p.cfg.Failed(uid, t, title+" probe errored and resulted in unknown state: "+found.message)
 		}
 	case warning:
 		if p.cfg.Warned != nil {

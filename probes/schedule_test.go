@@ -65,7 +65,7 @@ func run(t *testing.T, f func(w *world, p *Prober)) {
 		p := New(Config{
 			Exec:   w.exec,
 			Report: func(uid, id string, k Kind, ok bool, m string) { w.log("%s/%s %s=%v %s", uid, id, k, ok, m) },
-			Failed: func(uid, id string, k Kind, m string) { w.log("! %s", m) },
+			Failed: func(_ string, _ *Target, m string) { w.log("! %s", m) },
 			Logger: slog.New(slog.DiscardHandler),
 		})
 		ctx, cancel := context.WithCancel(t.Context())

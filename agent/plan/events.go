@@ -112,8 +112,11 @@ func failureEvents(p *v1.Pod, a pod.Action, f pod.Failure, now time.Time) []pod.
 	case pod.OpPreStop:
 		return []pod.Event{say(pod.FailedPreStopHook, "PreStopHook failed: %s", f.Message)}
 	case pod.OpMountVolumes:
-		if f.Reason == pod.FailedCreatePodContainer {
+		switch f.Reason {
+		case pod.FailedCreatePodContainer:
 			return []pod.Event{say(f.Reason, "unable to ensure pod container exists: %s", f.Message)}
+		case pod.FailedReason:
+			return []pod.Event{say(f.Reason, "error making pod data directories: %s", f.Message)}
 		}
 		return []pod.Event{say(pod.FailedMount, "Unable to attach or mount volumes: %s", f.Message)}
 	case pod.OpCreateSandbox:

@@ -193,8 +193,9 @@ func TestFailures(t *testing.T) {
 			b.cri.fail["RunPodSandbox"] = status.Error(codes.ResourceExhausted, "no address left")
 		}, pod.Exhausted, pod.FailedCreatePodSandBox, "no address left"},
 		{"network not ready", pod.Action{Op: pod.OpCreateSandbox}, func(b *bench) {
-			b.cri.fail["RunPodSandbox"] = status.Error(codes.Unavailable, "network is not ready: no conflist")
-		}, pod.Unavailable, pod.NetworkNotReady, "no conflist"},
+			b.cri.fail["RunPodSandbox"] = status.Error(codes.Unavailable, "no conflist")
+			b.cri.status = &cri.StatusResponse{Status: &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{{Type: cri.NetworkReady, Reason: "NetworkPluginNotReady", Message: "none is there"}}}}
+		}, pod.Unavailable, pod.NetworkNotReady, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:none is there: "},
 		{"user namespace", pod.Action{Op: pod.OpCreateSandbox}, func(b *bench) { b.pod.Spec.HostUsers = ptr.To(false) }, pod.Invalid, pod.FailedCreatePodSandBox, "hostUsers"},
 		{"create", start, func(b *bench) { b.cri.fail["CreateContainer"] = status.Error(codes.Unknown, "no space") }, pod.Unavailable, pod.CreateContainerError, "no space"},
 		{"start", start, func(b *bench) {

@@ -64,10 +64,27 @@ func (r *Runtime) createSandbox(ctx context.Context, t *task) error {
 	failpoint.Hit("agent/runtime/run-sandbox")
 	_, err = r.CRI.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: t.desired.RuntimeHandler})
 	failpoint.Hit("agent/runtime/run-sandbox-done")
-	if err != nil && strings.Contains(strings.ToLower(plain(err).Error()), "network is not ready") {
-		return failAs(op{opSandbox.what, pod.NetworkNotReady}, pod.Unavailable, err)
+	if err != nil && !t.pod.Spec.HostNetwork {
+		if why := r.networkNotReady(ctx); why != nil {
+			return failAs(op{opSandbox.what, pod.NetworkNotReady}, pod.Unavailable, fmt.Errorf("%w: %w", why, err))
+		}
 	}
 	return fail(opSandbox, err)
+}
+
+// networkNotReady asks the runtime, when a sandbox has failed, whether any could
+// have a network now. nil: it could, or nobody knows.
+func (r *Runtime) networkNotReady(ctx context.Context) error {
+	resp, err := r.CRI.Status(ctx, &cri.StatusRequest{})
+	if err != nil {
+		return nil
+	}
+	for _, c := range resp.GetStatus().GetConditions() {
+		if c.Type == cri.NetworkReady && !c.Status {
+			return fmt.Errorf("container runtime network not ready: NetworkReady=false reason:%s message:%s", c.Reason, c.Message)
+		}
+	}
+	return nil
 }
 
 func (r *Runtime) stopSandbox(ctx context.Context, t *task) error {
@@ -124,6 +141,10 @@ func (r *Runtime) podIPs(ctx context.Context, t *task) (ips []string, attempt ui
 func (r *Runtime) mountVolumes(ctx context.Context, t *task) error {
 	if _, err := r.Cgroup.Ensure(ctx, t.pod); err != nil {
 		return fail(op{opMount.what, "FailedCreatePodContainer"}, err)
+	}
+	failpoint.Hit("agent/runtime/poddir-mkdir")
+	if err := os.MkdirAll(r.podDir(t.uid), 0o750); err != nil {
+		return fail(op{opMount.what, pod.FailedReason}, err)
 	}
 	failpoint.Hit("agent/runtime/mount-volumes")
 	mounted, err := r.Volumes.Mount(ctx, t.pod)

@@ -174,11 +174,11 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 			}
 			n.dispatcher.Verdict(pod.UID(uid), v)
 		},
-		Failed: func(uid, id string, kind probes.Kind, message string) {
+		Failed: func(uid string, t *probes.Target, message string) {
 			now := time.Now()
-			sink.Event(pod.UID(uid), pod.Event{Warning: true, Reason: pod.Unhealthy, Message: message, At: now})
+			sink.Event(pod.UID(uid), pod.Event{Warning: true, Reason: pod.Unhealthy, Message: message, Container: pod.ContainerName(t.Container), At: now})
 			_, said, _ := strings.Cut(message, ": ") // without "Readiness probe failed"
-			n.dispatcher.Verdict(pod.UID(uid), pod.ProbeVerdict{Container: pod.ContainerID(id), Kind: pod.ProbeKind(kind), Message: said, At: now})
+			n.dispatcher.Verdict(pod.UID(uid), pod.ProbeVerdict{Container: pod.ContainerID(t.ContainerID), Kind: pod.ProbeKind(t.Kind), Message: said, At: now})
 		},
 		Logger: o.Log,
 	})
