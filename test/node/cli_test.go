@@ -18,6 +18,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/berthd/berth/test/image"
+	"github.com/berthd/berth/test/registry"
 )
 
 // TestCommandLine uses one agent as a person would, with the commands that the
@@ -280,36 +281,14 @@ func testRefused(t *testing.T, a *Agent) {
 
 // TestRegistry pulls from a real registry, by tag and by digest, through a hosts.toml mirror.
 func TestRegistry(t *testing.T) {
-	program, err := exec.LookPath("docker-registry")
-	if err != nil {
-		t.Skip("needs docker-registry")
-	}
+	reg := registry.Start(t)
+	addr := reg.Address
 	a := New(t, Binary(t, "BERTH_BIN"))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	conf := filepath.Join(a.Dir, "registry.yml")
-	body := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s/registry}}\nhttp: {addr: %s}\n", a.Dir, addr)
-	if err := os.WriteFile(conf, []byte(body), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	registry := exec.Command(program, "serve", conf)
-	if err := registry.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = registry.Process.Kill(); _ = registry.Wait() }()
-	Eventually(t, 10*time.Second, func() error { _, err := get("http://" + addr + "/v2/"); return err })
 	layer, err := image.Busybox()
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest, err := image.Push("http://"+addr, "tools/busybox", "1", image.Spec{Layers: []image.Layer{layer}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	digest := reg.Push(t, "tools/busybox", "1", image.Spec{Layers: []image.Layer{layer}})
 	certs := filepath.Join(a.Dir, "certs.d/registry.example.test")
 	if err := os.MkdirAll(certs, 0o755); err != nil {
 		t.Fatal(err)
