@@ -138,7 +138,7 @@ func (n *Network) reload() {
 		n.cfg.Log.Warn("a network configuration was passed over", "error", p)
 	}
 	if found == nil && len(problems) > 0 {
-		msg := strings.ReplaceAll(fmt.Sprintf("no network configuration is valid: %v", errors.Join(problems...)), "\n", "; ")
+		msg := strings.ReplaceAll(fmt.Sprintf("network is not ready: no configuration is valid: %v", errors.Join(problems...)), "\n", "; ")
 		n.problem.Store(&msg)
 		n.current.Store(nil)
 		return

@@ -23,6 +23,8 @@ type Trouble struct {
 	Pod       *v1.Pod
 	Container pod.ContainerName
 	Image     string
+	// Manifest is the file and the line that a manifest's problem is about.
+	Manifest string
 }
 
 // rule is one row of the table: a trouble that fits every column that is not
@@ -44,7 +46,7 @@ type rule struct {
 // Advise says in one sentence what a person can do about t, "" if there is
 // nothing to be done. It is pure.
 func Advise(t Trouble) string {
-	for _, table := range [][]rule{imageAdvice, volumeAdvice, sandboxAdvice, startAdvice, rejectionAdvice, lifeAdvice, hostAdvice} {
+	for _, table := range [][]rule{imageAdvice, volumeAdvice, sandboxAdvice, startAdvice, rejectionAdvice, lifeAdvice, manifestAdvice, hostAdvice} {
 		for i := range table {
 			if text, ok := table[i].apply(t); ok {
 				return text
@@ -87,7 +89,7 @@ func (t Trouble) fill(say string) string {
 		of = " -c " + string(t.Container)
 	}
 	return strings.NewReplacer(
-		"{pod}", name, "{container}", string(t.Container), "{image}", t.Image, "{registry}", registryOf(t.Image),
+		"{pod}", name, "{container}", string(t.Container), "{image}", t.Image, "{manifest}", t.Manifest, "{registry}", registryOf(t.Image),
 		"{logs}", "berth logs"+ns+" "+name+of, "{previous}", "berth logs"+ns+" "+name+of+" --previous",
 		"{describe}", "berth describe pod"+ns+" "+name, "{debug}", "berth debug"+ns+" "+name, "{condition}", "berth set-condition"+ns+" "+name,
 		"{resize}", "berth resize"+ns+" "+name, "{stop}", "berth stop"+ns+" "+name,
@@ -115,7 +117,9 @@ var noise = []struct {
 	{regexp.MustCompile(`container [0-9a-f]{64} cannot be started: `), ""},
 	{regexp.MustCompile(`\b(sandbox|container) [0-9a-f]{64}\b`), "$1"},
 	{regexp.MustCompile(`(?:invalid argument|failed precondition|invalid container configuration): `), ""},
-	{regexp.MustCompile(`^MountVolume\.SetUp failed for volume ("[^"]*") : `), "volume $1: "},
+	{regexp.MustCompile(`MountVolume\.\w+ failed for volume ("[^"]*") : `), "volume $1: "},
+	{regexp.MustCompile(`^Predicate \w+ failed: `), ""},
+	{regexp.MustCompile(`: put it there, or correct localhostProfile\b|; set command in the pod$|: install it \(Debian: [^)]*\)`), ""},
 	// What the image store advises itself; the advice here knows more of the pod.
 	{regexp.MustCompile(`: (?:give credentials that may pull it \(imagePullSecrets\), or check that they have not expired|` +
 		`check that the registry runs and that this machine reaches it; it is tried again|build or push the image again|` +
@@ -133,7 +137,7 @@ func clean(message string) string {
 	if len(message) > most {
 		message = strings.ToValidUTF8(message[:most], "") + "..."
 	}
-	return strings.TrimRight(message, ". ")
+	return strings.TrimRight(message, ".: ")
 }
 
 // sentence puts a message into a format that ends with a full stop.

@@ -47,6 +47,7 @@ var imageAdvice = []rule{
 	{ops: pulls, re: regexp.MustCompile(`(?i)digest|verif|mismatch`),
 		say: "Push the image anew, and if that does not help look at what lies between this machine and the registry {registry} (a proxy or mirror): what it sends is not what it promised."},
 	{ops: pulls, kinds: []pod.Kind{pod.Invalid}, say: "Build the image and push it anew: what the registry {registry} has under {image} is no image."},
+	{ops: pulls, re: regexp.MustCompile(`which is no image|build or push the image again`), say: "Build the image and push it anew: what the registry {registry} has under {image} is no image."},
 	{ops: pulls, say: "Try \"berth images pull {image}\" to see it happen."},
 	// It was there when the container was to be made, and then it was not.
 	{re: regexp.MustCompile(`image "([^"]+)" of (?:container|volume) "[^"]+" is not there any more`),

@@ -32,8 +32,10 @@ func missingObject(ops ...pod.Op) []rule {
 var volumeAdvice = append(missingObject(pod.OpMountVolumes), []rule{
 	{ops: mounting, reasons: []pod.Reason{pod.FailedCreatePodContainer},
 		say: "Look at the message: the agent needs to write to the cgroup hierarchy (\"berth check\" tells what the host lacks)."},
-	{ops: mounting, re: regexp.MustCompile(`hostPath type check failed: (\S+) is not a (directory|file)`),
-		say: "Create the $2 $1 on the host, or correct path or type of the hostPath (type ${2}OrCreate would make it)." + goesOn},
+	{ops: mounting, re: regexp.MustCompile(`hostPath type check failed: (\S+) is not a directory`),
+		say: "Create the directory $1 on the host, or correct path or type of the hostPath (type DirectoryOrCreate would make it)." + goesOn},
+	{ops: mounting, re: regexp.MustCompile(`hostPath type check failed: (\S+) is not a file`),
+		say: "Create the file $1 on the host, or correct path or type of the hostPath (type FileOrCreate would make it)." + goesOn},
 	{ops: mounting, re: regexp.MustCompile(`hostPath type check failed: (\S+) is not a (.+)`),
 		say: "Make $1 a $2 on the host, or correct path or type of the hostPath." + goesOn},
 	{ops: mounting, re: regexp.MustCompile(`(?i)no space left|disk quota exceeded`), say: "Free space on the filesystem of the agent's root directory (df)."},
@@ -104,7 +106,15 @@ var rejectionAdvice = []rule{
 }
 
 // again is how a pod that has failed for good is run anew.
-const again = " Then change the manifest, or take it away and place it anew: a pod that has failed is not tried again by itself."
+const again = " Then change the manifest, or take it away and place it again."
+
+// manifestAdvice is about manifests that cannot be used.
+var manifestAdvice = []rule{
+	{reasons: []pod.Reason{pod.FailedValidation}, re: regexp.MustCompile(`no manifest gives a (RuntimeClass|PriorityClass) of this name`),
+		say: "Add a manifest with the $1, or correct its name in {manifest}."},
+	{reasons: []pod.Reason{pod.FailedValidation}, re: regexp.MustCompile(`already gives the`), say: "Remove one of the two, or give it another name: {manifest}."},
+	{reasons: []pod.Reason{pod.FailedValidation}, say: "Correct {manifest}."},
+}
 
 // hostAdvice is about what is left behind, and about the agent's own records.
 var hostAdvice = []rule{

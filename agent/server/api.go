@@ -85,7 +85,7 @@ func (p Problem) String() string {
 	if p.FieldPath != "" {
 		text += p.FieldPath + ": "
 	}
-	return text + strings.TrimSuffix(p.Message, ".")
+	return text + strings.TrimRight(p.Message, ".?")
 }
 
 // Logs reads container logs.

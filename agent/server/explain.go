@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/berthd/berth/agent/plan"
 	"github.com/berthd/berth/agent/pod"
 )
 
@@ -92,12 +93,12 @@ func refused(ns, name string, problems []Problem) explanation {
 	}
 	at := p.File
 	if p.Line > 0 {
-		at += fmt.Sprintf(", line %d", p.Line)
+		at = fmt.Sprintf("line %d of %s", p.Line, at)
 	}
-	out.Advice = "Correct " + at + "."
 	if p.FieldPath != "" {
-		out.Advice = "Correct " + p.FieldPath + " in " + at + "."
+		at = p.FieldPath + " in " + at
 	}
+	out.Advice = plan.Advise(plan.Trouble{Reason: pod.FailedValidation, Message: p.Message, Manifest: at})
 	if len(problems) > 1 {
 		out.Problems = problems
 	}

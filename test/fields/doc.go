@@ -15,8 +15,14 @@
 //	flags FLAG ...               it has, and with these flags
 //	config YAML                  and with this line in its configuration
 //	image REF {json}             import an image: busybox with this OCI image configuration
-//	registry USER PASSWORD       a registry with REGISTRY/private:1, for that user only
+//	registry [USER PASSWORD]     a registry with REGISTRY/private:1, for that user only
+//	push NAME:TAG {json} arch=A  into it: busybox with this OCI image configuration
 //	fault KIND                   which fails from now on (see registry.go)
+//	tls                          whose certificate nobody knows
+//	tmpfs PATH SIZE              a small file system, until the test is over
+//	readonly PATH                which cannot be written any more
+//	hang PATH                    a file system that answers nothing
+//	killmonitor C                kill the monitor of a container
 //	host COMMAND [-> RE]         run a shell command on the host
 //	place                        put pod.yaml into the manifest directory
 //	refused -> RE                berth run -f pod.yaml fails, and says so

@@ -34,7 +34,9 @@ func (r *running) startRegistry() (string, error) {
 		return "", err
 	}
 	r.registry.Push(r.t, "private", "1", spec)
-	r.registry.Private(user, password)
+	if user != "" {
+		r.registry.Private(user, password)
+	}
 	return "", nil
 }
 

@@ -19,12 +19,13 @@ import (
 
 	"github.com/berthd/berth/test/image"
 	"github.com/berthd/berth/test/node"
+	"github.com/berthd/berth/test/patience"
 	"github.com/berthd/berth/test/registry"
 )
 
-// patience is how long a step waits for what it wants to see; node.Patient makes
-// it longer on slow machines.
-const patience = 60 * time.Second
+// stepTime is how long a step waits for what it wants to see; package patience
+// makes it longer on slow machines.
+const stepTime = 60 * time.Second
 
 // running is a case under way.
 type running struct {
@@ -47,7 +48,7 @@ type running struct {
 }
 
 // early are the commands that may come before the case's own agent is started.
-var early = map[string]bool{"host": true, "registry": true}
+var early = map[string]bool{"host": true, "registry": true, "push": true, "tls": true, "fault": true, "hang": true}
 
 // agent starts the case's own agent, if it is to have one and has not yet.
 func (r *running) agent() {
@@ -72,28 +73,34 @@ var verbs map[string]func(*running) (string, error)
 
 func init() {
 	verbs = map[string]func(*running) (string, error){
-		"need":     func(r *running) (string, error) { return "", r.need() },
-		"image":    (*running).importImage,
-		"registry": (*running).startRegistry,
-		"fault":    (*running).fault,
-		"host":     func(r *running) (string, error) { return shell(exec.Command("sh", "-c", r.step.Args)) },
-		"place":    func(r *running) (string, error) { r.a.Place(r.c.Name+".yaml", r.manifests()); return "", nil },
-		"refused":  (*running).refused,
-		"ready":    func(r *running) (string, error) { return "", r.check(node.Ready) },
-		"phase":    func(r *running) (string, error) { return "", r.check(node.Phase(v1.PodPhase(r.step.Args))) },
-		"waiting":  (*running).waiting,
-		"exec":     (*running).exec,
-		"logs":     func(r *running) (string, error) { return r.a.Berth("logs", r.pod, "-c", r.step.Args) },
-		"status":   (*running).status,
-		"oci":      (*running).oci,
-		"cgroup":   (*running).cgroup,
-		"events":   func(r *running) (string, error) { return r.a.Berth("get", "events", r.pod) },
-		"why":      func(r *running) (string, error) { return r.a.Berth("why", r.pod) },
-		"berth":    func(r *running) (string, error) { return shell(r.shellBerth()) },
-		"kill9":    func(r *running) (string, error) { r.a.Kill9(); r.a.Start(); return "", nil },
+		"need":        func(r *running) (string, error) { return "", r.need() },
+		"image":       (*running).importImage,
+		"registry":    (*running).startRegistry,
+		"fault":       (*running).fault,
+		"push":        (*running).push,
+		"tls":         (*running).tls,
+		"tmpfs":       (*running).tmpfs,
+		"readonly":    (*running).readonly,
+		"hang":        (*running).hang,
+		"host":        func(r *running) (string, error) { return shell(exec.Command("sh", "-c", r.step.Args)) },
+		"killmonitor": (*running).killmonitor,
+		"place":       func(r *running) (string, error) { r.a.Place(r.c.Name+".yaml", r.manifests()); return "", nil },
+		"refused":     (*running).refused,
+		"ready":       func(r *running) (string, error) { return "", r.check(node.Ready) },
+		"phase":       func(r *running) (string, error) { return "", r.check(node.Phase(v1.PodPhase(r.step.Args))) },
+		"waiting":     (*running).waiting,
+		"exec":        (*running).exec,
+		"logs":        func(r *running) (string, error) { return r.a.Berth("logs", r.pod, "-c", r.step.Args) },
+		"status":      (*running).status,
+		"oci":         (*running).oci,
+		"cgroup":      (*running).cgroup,
+		"events":      func(r *running) (string, error) { return r.a.Berth("get", "events", r.pod) },
+		"why":         func(r *running) (string, error) { return r.a.Berth("why", r.pod) },
+		"berth":       func(r *running) (string, error) { return shell(r.shellBerth()) },
+		"kill9":       func(r *running) (string, error) { r.a.Kill9(); r.a.Start(); return "", nil },
 		"remove": func(r *running) (string, error) {
 			r.a.Unplace(r.c.Name + ".yaml")
-			r.a.WaitGone(r.pod, patience)
+			r.a.WaitGone(r.pod, stepTime)
 			return "", nil
 		},
 	}
@@ -101,7 +108,7 @@ func init() {
 }
 
 // once are the commands that are not repeated until they show what is wanted.
-var once = map[string]bool{"need": true, "image": true, "registry": true, "fault": true, "place": true, "kill9": true, "remove": true, "berth": true,
+var once = map[string]bool{"need": true, "image": true, "registry": true, "push": true, "tls": true, "tmpfs": true, "readonly": true, "hang": true, "fault": true, "place": true, "kill9": true, "remove": true, "berth": true,
 	"cri": true, "finally": true, "gone": true, "unplace": true}
 
 // looks are the command lines that change nothing and may be repeated.
@@ -116,7 +123,7 @@ func (r *running) run() {
 		s.Args = r.fill(s.Args)
 		r.step = s
 		want := regexp.MustCompile("(?s)" + r.fill(s.Want)) // it has been compiled once
-		end := time.Now().Add(node.Patient(patience))
+		end := time.Now().Add(patience.For(stepTime))
 		for {
 			out, err := verbs[s.Verb](r)
 			if err == nil && s.Want != "" && !want.MatchString(strings.TrimSpace(out)) {
@@ -169,7 +176,7 @@ func shell(cmd *exec.Cmd) (string, error) {
 }
 
 func (r *running) shellBerth() *exec.Cmd {
-	script := fmt.Sprintf(`exec timeout %.0f "$0" --socket "$1" %s`, node.Patient(patience).Seconds(), r.step.Args)
+	script := fmt.Sprintf(`exec timeout %.0f "$0" --socket "$1" %s`, patience.For(stepTime).Seconds(), r.step.Args)
 	return exec.Command("sh", "-c", script, r.a.Binary, r.a.Socket())
 }
 
@@ -315,18 +322,29 @@ func (r *running) cgroup() (string, error) {
 			return "", err
 		}
 	}
-	var found string
-	underscored := strings.ReplaceAll(want, "-", "_")
-	err = filepath.WalkDir(filepath.Join(root, filepath.Base(r.a.Dir)), func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && found == "" && (strings.Contains(d.Name(), want) || strings.Contains(d.Name(), underscored)) {
-			found = path
-			return filepath.SkipAll
-		}
-		return err
-	})
-	if err != nil || found == "" {
-		return "", fmt.Errorf("no cgroup of %s below %s: %w", want, root, err)
+	found, err := cgroupDir(root, filepath.Base(r.a.Dir), want)
+	if err != nil {
+		return "", err
 	}
 	out, err := os.ReadFile(filepath.Join(found, file))
 	return string(out), err
+}
+
+// cgroupDir finds the directory of a pod's UID or a container's ID in a hierarchy,
+// below the agent's own root: what it is called in both drivers.
+func cgroupDir(hierarchy, root, id string) (found string, err error) {
+	slice := strings.ReplaceAll(root, "-", "_") + ".slice"
+	for _, top := range []string{slice, root} {
+		err = filepath.WalkDir(filepath.Join(hierarchy, top), func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() && (strings.Contains(d.Name(), id) || strings.Contains(d.Name(), strings.ReplaceAll(id, "-", "_"))) {
+				found = path
+				return filepath.SkipAll
+			}
+			return nil // groups go while we look
+		})
+		if err != nil || found != "" {
+			return found, err
+		}
+	}
+	return "", fmt.Errorf("no cgroup of %s below %s of %s or %s", id, hierarchy, root, slice)
 }

@@ -27,6 +27,22 @@ type preemption struct {
 	// asked are the pods whose room has to be looked for: those that preempted
 	// others, and those that an earlier agent admitted.
 	asked map[pod.UID]bool
+	// told are those of which it has been told whom they wait for.
+	told map[pod.UID]bool
+}
+
+// first says, once for each pod, that nobody has been told yet whom it waits for.
+func (p *preemption) first(uid pod.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.told[uid] {
+		return false
+	}
+	if p.told == nil {
+		p.told = map[pod.UID]bool{}
+	}
+	p.told[uid] = true
+	return true
 }
 
 func (p *preemption) note(uid pod.UID) {
@@ -48,6 +64,7 @@ func (p *preemption) forget(uid pod.UID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.asked, uid)
+	delete(p.told, uid)
 }
 
 // admissionNode is the node as admission sees it.
@@ -127,6 +144,10 @@ func (n *node) listen(sink Sink) Sink {
 	return sink
 }
 
+// tellAfter is how long a pod waits for others to end before that becomes the
+// answer to why it does not run. It then goes on waiting.
+const tellAfter = 2 * time.Second
+
 // roomPeriod is how often a pod looks whether those that make room for it have ended.
 const roomPeriod = 50 * time.Millisecond
 
@@ -137,7 +158,12 @@ func (n *node) makeRoom(ctx context.Context, d pod.Desired) error {
 	if !n.preemption.noted(uid) {
 		return nil
 	}
-	for told := false; ; told = true {
+	var patience <-chan time.Time // for ever
+	first := n.preemption.first(uid)
+	if first {
+		patience = time.After(tellAfter)
+	}
+	for told := !first; ; told = true {
 		snapshots := n.dispatcher.Holders()
 		for i := range snapshots {
 			snapshots[i] = snapshots[i].AsHeld()
@@ -154,6 +180,8 @@ func (n *node) makeRoom(ctx context.Context, d pod.Desired) error {
 		select {
 		case <-ctx.Done():
 			return &pod.Error{Op: "make room", Kind: pod.Unavailable, Reason: pod.FailedCreatePodSandBox, Err: fmt.Errorf("%s must end first, to make room for this pod: %w", waiting, ctx.Err())}
+		case <-patience:
+			return &pod.Error{Op: "make room", Kind: pod.Unavailable, Reason: pod.FailedCreatePodSandBox, Err: fmt.Errorf("%s must end first, to make room for this pod", waiting)}
 		case <-time.After(roomPeriod):
 		}
 	}

@@ -178,6 +178,9 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 			now := time.Now()
 			sink.Event(pod.UID(uid), pod.Event{Warning: true, Reason: pod.Unhealthy, Message: message, Container: pod.ContainerName(t.Container), At: now})
 			_, said, _ := strings.Cut(message, ": ") // without "Readiness probe failed"
+			if said == "" {
+				said = "it fails and says nothing"
+			}
 			n.dispatcher.Verdict(pod.UID(uid), pod.ProbeVerdict{Container: pod.ContainerID(t.ContainerID), Kind: pod.ProbeKind(t.Kind), Message: said, At: now})
 		},
 		Logger: o.Log,
