@@ -23,7 +23,7 @@ var told = map[string]func(*running) (string, error){
 	"terminated": (*running).terminated,
 	"cri":        (*running).byCRI,
 	"finally":    (*running).finally,
-	"gone":       func(r *running) (string, error) { r.a.WaitGone(r.pod, patience); return "", nil },
+	"gone":       func(r *running) (string, error) { r.a.WaitGone(r.pod, stepTime); return "", nil },
 	"unplace":    func(r *running) (string, error) { r.a.Unplace(r.c.Name + ".yaml"); return "", nil },
 }
 

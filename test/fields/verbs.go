@@ -125,6 +125,7 @@ func (r *running) run() {
 		want := regexp.MustCompile("(?s)" + r.fill(s.Want)) // it has been compiled once
 		end := time.Now().Add(patience.For(stepTime))
 		for {
+			begun := time.Now()
 			out, err := verbs[s.Verb](r)
 			if err == nil && s.Want != "" && !want.MatchString(strings.TrimSpace(out)) {
 				err = fmt.Errorf("the output does not match %q:\n%s", want, out)
@@ -136,7 +137,7 @@ func (r *running) run() {
 				why, _ := r.a.Berth("why", r.pod)
 				r.t.Fatalf("%s.txt:%d: %s %s: %v\n%s", r.c.Name, s.Line, s.Verb, s.Args, err, why)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(max(100*time.Millisecond, 2*time.Since(begun))) // looking is not to be all that the machine does
 		}
 	}
 }

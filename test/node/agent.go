@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +24,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/test/image"
+	"github.com/berthd/berth/test/patience"
 )
 
 // Busybox is the image that examples and tests use.
@@ -237,11 +237,11 @@ func (a *Agent) Log(lines int) string {
 
 // Berth runs the command line against this agent and returns its standard output.
 func (a *Agent) Berth(args ...string) (string, error) {
-	patience := a.Patience
-	if patience == 0 {
-		patience = Patient(90 * time.Second)
+	limit := a.Patience
+	if limit == 0 {
+		limit = patience.For(90 * time.Second)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, a.Binary, append([]string{"--socket", a.Socket()}, args...)...)
 	var stdout, stderr bytes.Buffer
@@ -376,21 +376,12 @@ func (a *Agent) CRI() (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceC
 func Eventually(t testing.TB, within time.Duration, check func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(Patient(within)); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+	for end := time.Now().Add(patience.For(within)); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("not within %v: %v", Patient(within), err)
-}
-
-// Patient is how long to wait on this machine for what takes d on others: an
-// emulated one says in $BERTH_PATIENCE how many times slower it is.
-func Patient(d time.Duration) time.Duration {
-	if factor, err := strconv.Atoi(os.Getenv("BERTH_PATIENCE")); err == nil && factor > 0 {
-		return d * time.Duration(factor)
-	}
-	return d
+	t.Fatalf("not within %v: %v", patience.For(within), err)
 }
 
 // Ready says whether the pod is Running and Ready.

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/test/image"
+	"github.com/berthd/berth/test/patience"
 )
 
 // Registry is one registry.
@@ -58,7 +59,7 @@ func Start(t testing.TB) *Registry {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	r := &Registry{Direct: "http://" + address}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience.For(20 * time.Second)); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get(r.Direct + "/v2/")
 		if err == nil {
 			resp.Body.Close()

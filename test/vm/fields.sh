@@ -3,7 +3,7 @@
 # cgroups, and records what they show in docs/results/fields-MODE.json.
 #   FIELDS         the tests to run, as go test -run has it (TestFields$); nothing is recorded when it is set
 #   VM_SECURITY    apparmor (default) or selinux: the security module of the machine's kernel
-#   BERTH_OCI_RUNTIMES, PARALLEL, BERTH_PATIENCE   see test/fields, go test -parallel (4), test/node.Patient (5)
+#   BERTH_OCI_RUNTIMES, PARALLEL, BERTH_PATIENCE   see test/fields, go test -parallel (4), test/patience (3)
 # From the top of the clone.
 set -eu
 here=$(dirname "$0")
@@ -20,7 +20,7 @@ go build -trimpath -ldflags "$strip" -o "$files/server" ./test/fields/server
 go test -trimpath -ldflags "$strip" -c -o "$files/fields.test" ./test/fields
 cp -r test/fields/testdata test/fields/faults test/fields/cluster.txt "$files/"
 cat >"$files/settings" <<SETTINGS
-RUN='${FIELDS:-TestFields\$}' PARALLEL=${PARALLEL:-4} BERTH_PATIENCE=${BERTH_PATIENCE:-5} BERTH_OCI_RUNTIMES='${BERTH_OCI_RUNTIMES:-}'
+RUN='${FIELDS:-TestFields\$}' PARALLEL=${PARALLEL:-4} BERTH_PATIENCE=${BERTH_PATIENCE:-3} BERTH_OCI_RUNTIMES='${BERTH_OCI_RUNTIMES:-}'
 BERTH_COMMIT=$(git -c safe.directory='*' rev-parse --short HEAD)
 SETTINGS
 append=
