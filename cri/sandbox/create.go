@@ -91,6 +91,9 @@ func validate(config *runtimeapi.PodSandboxConfig) (creation, error) {
 	if err := checkCgroupParent(config.GetLinux().GetCgroupParent()); err != nil {
 		return c, err
 	}
+	if err := checkPorts(config.GetPortMappings()); err != nil {
+		return c, err
+	}
 	if c.hostname, err = hostname(config, c.modes); err != nil {
 		return c, err
 	}

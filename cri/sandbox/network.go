@@ -1,6 +1,13 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
 
 // Network attaches sandboxes to the pod network.
 type Network interface {
@@ -40,4 +47,23 @@ type PortMapping struct {
 type Result struct {
 	// IPs are the pod's addresses, primary first.
 	IPs []string
+}
+
+// checkPorts refuses what would only fail, or be read as something else, in a
+// CNI plugin: the API server takes any text as a host address.
+func checkPorts(ports []*runtimeapi.PortMapping) error {
+	for _, p := range ports {
+		if p.GetHostPort() == 0 {
+			continue
+		}
+		if ip := p.GetHostIp(); ip != "" {
+			if _, err := netip.ParseAddr(ip); err != nil {
+				return fmt.Errorf("hostIP %q of host port %d is not an IP address; correct it or leave it out: %w", ip, p.GetHostPort(), errdefs.ErrInvalidArgument)
+			}
+		}
+		if p.GetHostPort() < 0 || p.GetHostPort() > 65535 || p.GetContainerPort() < 1 || p.GetContainerPort() > 65535 {
+			return fmt.Errorf("host port %d to container port %d: ports are numbers from 1 to 65535: %w", p.GetHostPort(), p.GetContainerPort(), errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }

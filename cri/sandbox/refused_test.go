@@ -33,6 +33,12 @@ func TestRefused(t *testing.T) {
 		"dns injection": func(c *runtimeapi.PodSandboxConfig) {
 			c.DnsConfig = &runtimeapi.DNSConfig{Searches: []string{"a\nnameserver 1.2.3.4"}}
 		},
+		"host address": func(c *runtimeapi.PodSandboxConfig) {
+			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 80, ContainerPort: 80, HostIp: "-j ACCEPT"}}
+		},
+		"host port": func(c *runtimeapi.PodSandboxConfig) {
+			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 70000, ContainerPort: 80}}
+		},
 		"cgroup escape":  func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" },
 		"long host name": func(c *runtimeapi.PodSandboxConfig) { c.Hostname = strings.Repeat("x", 65) },
 	} {
