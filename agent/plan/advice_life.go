@@ -19,6 +19,8 @@ const (
 	slowHook       pod.Reason = "postStart hook runs"
 	slowInit       pod.Reason = "init container runs"
 	slowPull       pod.Reason = "image is being pulled"
+	slowVolumes    pod.Reason = "volumes are being set up"
+	slowSandbox    pod.Reason = "sandbox is being made"
 	slowEnd        pod.Reason = "grace period runs"
 	lostContainer  pod.Reason = "lost"
 	resizePending  pod.Reason = "resize waits"
@@ -81,6 +83,9 @@ var lifeAdvice = []rule{
 	{reasons: []pod.Reason{lostContainer}, say: "Find out what ended it: the host's log around that time tells (dmesg, the agent's log); a restart of the machine does so too."},
 	{reasons: []pod.Reason{slowInit}, say: "See what {container} waits for: {logs}."},
 	{reasons: []pod.Reason{slowHook}, say: "If that takes too long, look at what the postStart hook of {container} waits for: the container counts as not started until its hook ends."},
+	{reasons: []pod.Reason{slowVolumes}, re: regexp.MustCompile(`(.+)`),
+		say: "If that takes long, see whether the file system of each hostPath answers (ls $1): one whose server is gone hangs."},
+	{reasons: []pod.Reason{slowSandbox}, say: "If that takes long, see whether a CNI plugin hangs (ps) and what the agent's log says."},
 	{reasons: []pod.Reason{slowEnd}, say: "Wait, or end it sooner: {stop} --force --grace-period 0."},
 	{reasons: []pod.Reason{slowPull}, say: "If that takes too long, check that the registry {registry} answers and how fast the network is; only some pulls run at a time (parallelPulls of the agent's configuration)."},
 	{reasons: []pod.Reason{pod.Unhealthy, slowStart}, re: regexp.MustCompile(`(?i)connection refused`),

@@ -141,7 +141,7 @@ func (d *decision) lastEnd(m *member, c *pod.Container) (cause, advice string) {
 	switch {
 	case c.Reason == string(pod.OOMKilled):
 		t.Reason = pod.OOMKilled
-	case c.Reason == string(pod.ContainerStatusUnknown):
+	case c.Reason == string(pod.ContainerStatusUnknown), strings.Contains(c.Message, "its monitor"):
 		t.Reason = lostContainer
 	case c.ExitCode == 0:
 		t.Reason = exitedWell
@@ -273,6 +273,16 @@ func (d *decision) explainWell() pod.Explanation {
 	return e
 }
 
+// hostPaths are the paths of the host that p mounts.
+func hostPaths(p *v1.Pod) (paths []string) {
+	for _, v := range p.Spec.Volumes {
+		if v.HostPath != nil {
+			paths = append(paths, v.HostPath.Path)
+		}
+	}
+	return paths
+}
+
 // explainProgress is said when nothing is wrong.
 func (d *decision) explainProgress() pod.Explanation {
 	e := pod.Explanation{Reason: pod.ContainerCreating, Since: d.rec.Durable.Accepted}
@@ -287,9 +297,11 @@ func (d *decision) explainProgress() pod.Explanation {
 	case !d.seen():
 		e.Cause = "The container runtime is being asked what it knows of the pod."
 	case d.Observed.Volumes == nil:
-		e.Cause = "The pod's volumes are being set up."
+		e.Cause, e.Next = "The pod's volumes are being set up.", "Its sandbox is made when they are."
+		e.Advice = Advise(Trouble{Reason: slowVolumes, Message: strings.Join(hostPaths(d.pod), ", "), Pod: d.pod})
 	case d.sandbox == nil:
-		e.Cause = "The pod's sandbox and network are being made."
+		e.Cause, e.Next = "The pod's sandbox and network are being made.", "Its containers start when they are."
+		e.Advice = Advise(Trouble{Reason: slowSandbox, Pod: d.pod})
 	default:
 		for _, m := range d.members {
 			if m.known && m.kind == pod.Main && !m.running() && d.end == endNone && !(m.exited() && !d.mayRestart(m)) {

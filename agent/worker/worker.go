@@ -201,7 +201,7 @@ func (w *Worker) tell(p plan.Plan, saved bool) {
 		s.Status, s.Resize = last.Status, last.Resize
 		s.Explanation = pod.Explanation{
 			Cause: "The pod's record cannot be saved: " + w.saving.err.Error() + ".", Reason: "FailedSync", Since: w.saving.since,
-			Next: "It is tried again; nothing new is started before it succeeds.", NextAt: w.saving.next,
+			Next: "Nothing new is started before it succeeds; it is tried again.", NextAt: w.saving.next,
 			Advice: plan.Advise(plan.Trouble{Reason: "FailedSync", Message: w.saving.err.Error(), Pod: w.state.Desired.Pod}),
 		}
 	}

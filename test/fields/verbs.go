@@ -48,7 +48,7 @@ type running struct {
 }
 
 // early are the commands that may come before the case's own agent is started.
-var early = map[string]bool{"host": true, "registry": true, "push": true, "tls": true, "fault": true, "hang": true}
+var early = map[string]bool{"host": true, "tmpfs": true, "registry": true, "push": true, "tls": true, "fault": true, "hang": true}
 
 // agent starts the case's own agent, if it is to have one and has not yet.
 func (r *running) agent() {
