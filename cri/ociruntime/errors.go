@@ -87,6 +87,7 @@ var patterns = []pattern{
 		"mount of %s: one of its source and its place in the image is a directory, the other is a file"},
 	{regexp.MustCompile("(?i)(?:mount `([^`']+)` to `[^`']*`|mounting \"([^\"]+)\" to rootfs .*): no such file or directory"), BadMount, "mount of %s: its source does not exist"},
 	{regexp.MustCompile("(?i)chdir(?: to (?:cwd )?\\(?[`\"]?([^`\")]+)[`\"]?\\)?)?"), BadWorkingDir, "the working directory %s cannot be entered"},
+	{regexp.MustCompile(`error during container init: mkdir ([^:]+): not a directory`), BadWorkingDir, "the working directory %s cannot be entered: it is not a directory"},
 	{regexp.MustCompile("(?i)(?:container .*does not exist|error opening file .*/status`?: no such file|no such container|open status file)()"), NotFound, "the runtime does not know the container%.0s"},
 	{regexp.MustCompile("(?i)(container not running|process not running|no such process|is not running|cannot signal|not in running state|container is in stopped|stopped state)"), NotRunning, "the container is not running%.0s"},
 	{regexp.MustCompile(`(?i)(container init was OOM-killed|out of memory|memory\.limit_in_bytes|memory limit too low|memory cgroup)`), OutOfMemory, "the memory limit is too small for a container to start (%s)"},

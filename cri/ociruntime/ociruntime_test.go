@@ -46,6 +46,7 @@ func TestClassify(t *testing.T) {
 		{"runc", `time="2026-01-02T03:04:05Z" level=error msg="runc create failed: unable to start container process: exec: \"nonesuch\": executable file not found in $PATH"`, CommandNotFound, `the command "nonesuch" is not in the image`},
 		{"runc", `time="2026-01-02T03:04:05Z" level=error msg="runc create failed: unable to start container process: exec: \"/bin/x\": stat /bin/x: no such file or directory"`, CommandNotFound, `"/bin/x"`},
 		{"crun", "open executable: Operation not permitted", CommandDenied, "may not be executed"},
+		{"runc", `level=error msg="runc create failed: unable to start container process: error during container init: mkdir /etc/passwd: not a directory"`, BadWorkingDir, `the working directory "/etc/passwd" cannot be entered`},
 		{"runc", `level=error msg="runc create failed: unable to start container process: exec: \"/etc\": permission denied"`, CommandDenied, `the command "/etc" may not be executed`},
 		{"crun", "mount `/tmp/file` to `etc`: Not a directory", BadMount, `mount of "/tmp/file"`},
 		{"runc", `level=error msg="runc create failed: unable to start container process: error during container init: error mounting \"/tmp/file\" to rootfs at \"/etc\": mount /tmp/file:/etc (via /proc/self/fd/6), flags: 0x5000: not a directory"`, BadMount, `mount of "/tmp/file"`},
