@@ -31,6 +31,12 @@ var features = map[string]func(*running) string{
 		return ""
 	},
 	"selinux": func(*running) string { return fileOr("/sys/fs/selinux/enforce", "the kernel runs without SELinux") },
+	"swap-accounting": func(*running) string {
+		if fileOr("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "none") == "" || fileOr("/sys/fs/cgroup/cgroup.controllers", "none") == "" {
+			return ""
+		}
+		return "the kernel does not account for swap"
+	},
 	"loop": func(*running) string {
 		if out, err := exec.Command("losetup", "-f").CombinedOutput(); err != nil {
 			return "no loop device can be had: " + string(out)
