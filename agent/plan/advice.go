@@ -112,7 +112,7 @@ var noise = []struct {
 	re *regexp.Regexp
 	by string
 }{
-	{regexp.MustCompile(`^(?:RegistryUnavailable|SignatureValidationFailed): `), ""},
+	{regexp.MustCompile(`^(?:RegistryUnavailable|SignatureValidationFailed|ImageVolumeMountFailed): `), ""},
 	{regexp.MustCompile(`^pull image \S+: `), ""},
 	{regexp.MustCompile(`container [0-9a-f]{64} cannot be started: `), ""},
 	{regexp.MustCompile(`\b(sandbox|container) [0-9a-f]{64}\b`), "$1"},

@@ -56,6 +56,8 @@ var sandboxAdvice = []rule{
 		say: "Install the CNI plugin $1 in one of $2 (Debian: apt-get install containernetworking-plugins)." + corrected},
 	{ops: boxing, reasons: []pod.Reason{pod.NetworkNotReady},
 		say: "Correct the network configuration that the message names, or remove it from the directory: without any, the agent makes a network of its own." + corrected},
+	{ops: boxing, re: regexp.MustCompile(`runtime handler "([^"]+)" is not configured`),
+		say: "Give the agent's configuration an entry $1 in runtime.handlers, or correct the handler of the pod's RuntimeClass."},
 	{ops: boxing, re: regexp.MustCompile(`(?i)no IP addresses available|no (?:free )?address|range .*(?:full|exhausted)|exhausted`),
 		say: "Give the node a larger subnet (network.subnets of the agent's configuration), or end pods: every address of it is taken."},
 	{ops: boxing, re: regexp.MustCompile(`(?i)address already in use|port is already allocated`),

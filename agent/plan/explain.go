@@ -118,6 +118,10 @@ func (d *decision) explainOutcome() pod.Explanation {
 			e.Since = t.Requested
 		}
 	}
+	if t := d.rec.Durable.Termination; e.Well && t != nil && t.Reason == "" {
+		e.Reason, e.Since, e.Next = pod.Killing, t.Requested, "Nothing: it runs again when its manifest changes."
+		e.Cause = "The pod was stopped, as was asked; every container exited with 0."
+	}
 	for _, slot := range []pod.Slot{pod.SlotSandbox, pod.SlotVolumes, pod.SlotCleanup} {
 		if f, ok := d.Failures[slot]; ok && undoes(f.Op) {
 			e.Well, e.Cause, e.NextAt = false, e.Cause+sentence(" What it leaves behind cannot be removed: %s.", f.Message), time.Time{}

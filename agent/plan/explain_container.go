@@ -137,6 +137,10 @@ func (d *decision) lastEnd(m *member, c *pod.Container) (cause, advice string) {
 	if st, ok := d.rec.Boot.Stopping[c.ID]; ok && (st.Reason == pod.Unhealthy || st.Reason == pod.FailedPostStartHook) {
 		return d.condemnation(m, c, st)
 	}
+	if wasReset(c) {
+		return fmt.Sprintf("Container %s was removed because all containers of the pod are restarted (RestartAllContainers).", m.name),
+			Advise(Trouble{Reason: resettingAgain, Pod: d.pod, Container: m.name})
+	}
 	t := Trouble{Pod: d.pod, Container: m.name, Reason: exitedBadly, Message: fmt.Sprint(c.ExitCode)}
 	switch {
 	case c.Reason == string(pod.OOMKilled):

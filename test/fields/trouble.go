@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -88,7 +90,24 @@ func (r *running) push() (string, error) {
 
 // tls puts a server in the registry's place whose certificate nobody knows.
 func (r *running) tls() (string, error) {
-	s := httptest.NewTLSServer(http.NotFoundHandler())
+	// Of a local address a certificate would be taken on trust.
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(addresses, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.To4() != nil && !n.IP.IsLoopback()
+	})
+	if i < 0 {
+		r.t.Skip("this machine has no address but local ones")
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(addresses[i].(*net.IPNet).IP.String(), "0"))
+	if err != nil {
+		return "", err
+	}
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.NotFoundHandler()}}
+	s.StartTLS()
 	r.home.Cleanup(s.Close)
 	r.registry.Address = s.Listener.Addr().String()
 	return "", nil
