@@ -234,6 +234,7 @@ func (d *decoder) pod(root *node, doc int, prefix string, ref Ref) {
 		return
 	}
 	clearServerFields(&pod.ObjectMeta)
+	pod.Generation = 1 // as the API server gives it; a resize adds one
 	pod.Status = v1.PodStatus{}
 	complete(pod)
 	errs := slices.DeleteFunc(validatePod(pod), func(e *field.Error) bool {
