@@ -53,8 +53,8 @@ func (s *Server) explain(snap pod.Snapshot) explanation {
 	p := snap.Desired.Pod
 	out := explain(snap)
 	out.Problems = s.problemsOf(p.Namespace, p.Name, s.config.Sources.ManifestOf(p))
-	if len(out.Problems) > 0 {
-		out.Cause += " A manifest of it has a problem, and the pod goes on as it was."
+	if len(out.Problems) > 0 && out.Well {
+		out.Cause += " Its manifest has a problem, though, and it goes on as it was."
 	}
 	for _, o := range s.config.Pods.List() {
 		if q := o.Desired.Pod; o.UID != snap.UID && q.Namespace == p.Namespace && q.Name == p.Name {
