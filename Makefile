@@ -63,9 +63,16 @@ bench: ## measure Berth and the peer (kubelet, containerd, runc) side by side
 	$(MAKE) build
 	sh test/bench/run.sh
 
+.PHONY: fields
+fields: ## see what every field of a pod does, on this host (FIELDS=pattern chooses cases)
+	.ci/host-packages test
+	$(MAKE) build
+	BERTH_BIN="$(CURDIR)/bin/berth" go test -count=1 -timeout 1h -parallel 8 -run 'TestFields/(crun|runc)/case/$(or $(FIELDS),.)' ./test/fields
+
 .PHONY: vm
-vm: ## check Berth under systemd on cgroup v2, v1 and hybrid in an emulated machine (a quarter of an hour)
+vm: ## check Berth under systemd on cgroup v2, v1 and hybrid in an emulated machine, then every field of a pod (hours)
 	sh test/vm/check.sh $(VM)
+	$(if $(filter v2 v1,$(or $(VM),v2 v1)),sh test/vm/fields.sh $(filter v2 v1,$(or $(VM),v2 v1)))
 
 .PHONY: install
 install: build ## install the binary, the systemd unit and a commented configuration

@@ -4,6 +4,7 @@
 # anew. A package that has been added to the list since is added to what is there.
 # Needs root, and a Debian mirror (BERTH_VM_MIRROR).
 set -eu
+here=$(dirname "$0")
 vm=${BERTH_VM:-$HOME/.cache/berth-vm}
 packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,iptables,crun,runc,conmon,containernetworking-plugins
 packages=$packages,ca-certificates,procps,busybox-static,jq,curl,linux-image-cloud-amd64
@@ -30,7 +31,8 @@ if [ ! -e "$vm/root.done" ]; then
 	rm -rf "$vm/root"/var/cache/apt/archives/*.deb "$vm/root"/var/lib/apt/lists/*
 	echo "$packages" >"$vm/root.done"
 fi
-if [ "$(cat "$vm/root.done")" != "$packages,$added" ]; then
+all=$packages,$added,$(cksum <"$here/container.cil")
+if [ "$(cat "$vm/root.done")" != "$all" ]; then
 	echo "adding to it: $added (log: $vm/build.log)"
 	cp /etc/resolv.conf /etc/hosts "$vm/root/etc/"
 	printf '#!/bin/sh\nexit 101\n' >"$vm/root/usr/sbin/policy-rc.d" # nothing is started in a chroot
@@ -38,8 +40,10 @@ if [ "$(cat "$vm/root.done")" != "$packages,$added" ]; then
 	# shellcheck disable=SC2046 # a list of words
 	chroot "$vm/root" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive exec nice apt-get install -y -qq --no-install-recommends "$@"' sh $(echo "$added" | tr , ' ') >>"$vm/build.log" 2>&1 ||
 		{ tail -n 20 "$vm/build.log" >&2; exit 1; }
-	rm -rf "$vm/root/usr/sbin/policy-rc.d" "$vm/root"/var/cache/apt/archives/*.deb "$vm/root"/var/lib/apt/lists/*
-	echo "$packages,$added" >"$vm/root.done"
+	cp "$here/container.cil" "$vm/root/tmp/"
+	nice chroot "$vm/root" semodule -n -s default -i /tmp/container.cil >>"$vm/build.log" 2>&1 || { tail -n 20 "$vm/build.log" >&2; exit 1; }
+	rm -rf "$vm/root/usr/sbin/policy-rc.d" "$vm/root/tmp/container.cil" "$vm/root"/var/cache/apt/archives/*.deb "$vm/root"/var/lib/apt/lists/*
+	echo "$all" >"$vm/root.done"
 fi
 
 # What is set up here may change without a new debootstrap.

@@ -12,7 +12,7 @@ echo "cgroup $(sed -n 's/.*berth.cgroup=\([a-z0-9]*\).*/\1/p' /proc/cmdline): $(
 echo "security modules: $(cat /sys/kernel/security/lsm), SELinux $(cat /sys/fs/selinux/enforce 2>/dev/null || echo off), AppArmor $(cat /sys/module/apparmor/parameters/enabled 2>/dev/null || echo off)"
 ./fields.test -test.v -test.run "$RUN" -test.parallel "$PARALLEL" -test.timeout 3h >out/log 2>&1 &
 tests=$!
-tail -n +1 -f --pid=$tests out/log | stdbuf -oL grep -E '^ *(--- |ok|FAIL|panic)'
+tail -n +1 -f --pid=$tests out/log | stdbuf -oL grep -E '^=== CONT|\.txt:[0-9]+: |^ *(--- |ok|FAIL|panic)'
 wait $tests
 verdict=$?
 sync
