@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -225,6 +226,25 @@ func TestConflistIsChosenAndFollowed(t *testing.T) {
 	os.Remove(filepath.Join(n.cfg.ConfDirs[0], "00-broken.conflist"))
 	os.Remove(filepath.Join(n.cfg.ConfDirs[0], "05-empty.conflist"))
 	wait(ownName)
+}
+
+// TestPluginNeverThere: what a plugin has never done needs no plugin to undo it.
+func TestPluginNeverThere(t *testing.T) {
+	n := open(t, nil)
+	dir := n.cfg.ConfDirs[0]
+	body := `{"cniVersion":"1.0.0","name":"odd","plugins":[{"type":"loopback"},{"type":"no-such-plugin"}]}`
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "10-odd.conflist"), []byte(body), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	n.reload()
+	r := sandbox(t, "odd")
+	if _, err := n.Add(t.Context(), r); CodeOf(err) != Missing {
+		t.Fatalf("add: %v", err)
+	}
+	if err := n.Delete(t.Context(), r); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	noLeaks(t, n)
 }
 
 func TestPluginThatHangsOrFloods(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -326,6 +327,7 @@ func (n *Network) Delete(ctx context.Context, r Request) error {
 
 func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	x, err := n.records.read(sandbox)
+	failed := err == nil && x != nil && len(x.IPs) == 0
 	if errors.Is(err, errTorn) {
 		// What it said is lost: ask the plugins of now to release what they have for this sandbox.
 		if cur := n.current.Load(); cur != nil {
@@ -338,6 +340,14 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	list, err := libcni.ConfListFromBytes(x.Conflist)
 	if err != nil {
 		return &Error{InvalidConf, "DEL", err}
+	}
+	if failed {
+		// A plugin that is not there has not done its part of an ADD that failed:
+		// nothing of it is left, and waiting for it would keep the sandbox for ever.
+		list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
+			_, err := (&runner{}).FindInPath(p.Network.Type, n.cfg.BinDirs)
+			return err != nil
+		})
 	}
 	x.Request.NetNS = netns
 	if _, err := os.Stat(netns); err != nil {

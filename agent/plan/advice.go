@@ -43,10 +43,13 @@ type rule struct {
 	say string
 }
 
+// advice is the whole table, in the order in which it is gone through.
+var advice = [][]rule{imageAdvice, volumeAdvice, sandboxAdvice, startAdvice, rejectionAdvice, lifeAdvice, manifestAdvice, hostAdvice}
+
 // Advise says in one sentence what a person can do about t, "" if there is
 // nothing to be done. It is pure.
 func Advise(t Trouble) string {
-	for _, table := range [][]rule{imageAdvice, volumeAdvice, sandboxAdvice, startAdvice, rejectionAdvice, lifeAdvice, manifestAdvice, hostAdvice} {
+	for _, table := range advice {
 		for i := range table {
 			if text, ok := table[i].apply(t); ok {
 				return text

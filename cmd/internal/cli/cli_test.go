@@ -23,7 +23,7 @@ func withWeb(t *testing.T) *fakeAgent {
 	f := newFakeAgent(t)
 	f.put(client.PodDetail{Pod: readyPod("web"), Manifest: "/etc/berth/manifests/web.yaml", Explanation: client.Explanation{
 		Pod: "default/web", Phase: "Running", Cause: "Container web keeps ending.", Reason: "CrashLoopBackOff", Container: "web",
-		Since: time.Now().Add(-30*time.Hour - 30*time.Minute), Next: "It is started again", NextAt: time.Now().Add(30*time.Hour + 30*time.Minute),
+		Since: time.Now().Add(-30*time.Hour - 30*time.Minute), Next: "It is started again", NextAt: time.Now().Add(30*time.Hour + 30*time.Minute), Advice: "Read its log.",
 		Containers: []client.ContainerState{{Name: "web", State: "waiting", Detail: "exit code 1"}}}})
 	f.events = []v1.Event{{ObjectMeta: metav1.ObjectMeta{Name: "e1", Namespace: "default"}, Type: "Normal", Reason: "Started", Message: "Container started", Count: 1,
 		InvolvedObject: v1.ObjectReference{Kind: "Pod", Name: "web"}, LastTimestamp: metav1.NewTime(time.Now().Add(-30*time.Hour - 30*time.Minute))}}
@@ -51,6 +51,8 @@ func TestOutputs(t *testing.T) {
 		{"get images -o name", 0, "docker.io/library/busybox:1.36\n", ""},
 		{"images ls -o json", 0, `"kind": "List"`, ""},
 		{"get events", 0, "LAST SEEN   TYPE     REASON    OBJECT    MESSAGE\n30h         Normal   Started   pod/web   Container started\n", ""},
+		{"describe pod web", 0, "    Do:        Read its log.", ""},
+		{"why web -o json", 0, `"advice": "Read its log."`, ""},
 		{"describe pod web", 0, "/etc/berth/manifests/web.yaml", ""},
 		{"logs web --tail 5", 0, "web?tailLines=5\n", "Defaulted container \"web\" out of: web, log"},
 		{"logs web -c log --previous --since 90s", 0, "log?previous=true&sinceSeconds=90\n", ""},
@@ -111,7 +113,7 @@ func TestWhy(t *testing.T) {
 	code, out, _ := f.berth(t.Context(), "", "why", "web")
 	out = regexp.MustCompile(`\d+-\d\d-\d\d \d\d:\d\d:\d\d`).ReplaceAllString(out, "TT")
 	want := "Pod default/web is not well (Running).\n  Cause:     Container web keeps ending. [CrashLoopBackOff]\n  Container: web\n" +
-		"  Since:     30h ago (TT)\n  Next:      It is started again in 30h (TT)\n  Now:       web waiting: exit code 1\n"
+		"  Since:     30h ago (TT)\n  Next:      It is started again in 30h (TT)\n  Do:        Read its log.\n  Now:       web waiting: exit code 1\n"
 	if code != 0 || out != want {
 		t.Errorf("exit code %d\n%s\nwant\n%s", code, out, want)
 	}
