@@ -57,7 +57,7 @@ func TestReasonsOfTheRuntime(t *testing.T) {
 		run  func(*testing.T, meddled)
 	}{
 		{"image", testImageUnknown}, {"signature", testSignature}, {"box", testSandboxStatus}, {"created", testCreated},
-		{"unknown", testUnknownState}, {"vanished", testVanished}, {"forgotten", testForgotten}, {"orphan", testOrphan},
+		{"unknown", testUnknownState}, {"unknown-init", testUnknownInit}, {"vanished", testVanished}, {"forgotten", testForgotten}, {"orphan", testOrphan},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			defer m.Behave()
@@ -149,6 +149,28 @@ func testUnknownState(t *testing.T, a meddled) {
 		return Ready(p)
 	})
 	a.over("unknown")
+}
+
+// testUnknownInit: the same of an init container; the pod does not count as initialized.
+func testUnknownInit(t *testing.T, a meddled) {
+	first := "  initContainers: [{name: first, image: " + Busybox + ", command: [sh, -c, 'trap \"sleep 3; exit 1\" TERM; while :; do sleep 1 & wait $!; done']}]"
+	a.Place("unknown-init.yaml", podOf("unknown-init", "", first))
+	p := a.Wait("unknown-init", 60*time.Second, func(p *v1.Pod) error {
+		if statusOf(p, "first").State.Running == nil {
+			return fmt.Errorf("the init container does not run")
+		}
+		return nil
+	})
+	id := idOf(p, "first")
+	edited(a.m, "ContainerStatus", func(r *runtimeapi.ContainerStatusResponse) {
+		if r.Status.GetId() == id && r.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			r.Status.State = runtimeapi.ContainerState_CONTAINER_UNKNOWN
+		}
+	})
+	a.look(p)
+	a.Wait("unknown-init", 20*time.Second, condition(v1.PodInitialized, "False ContainersNotInitialized containers with unknown status: [first]"))
+	a.lifeEvent("unknown-init", "Killing", `Init container is in "unknown" state, try killing it before restart`)
+	a.over("unknown-init")
 }
 
 // look has the agent look at the pod: another container of it begins or ends.
