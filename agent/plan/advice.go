@@ -116,6 +116,7 @@ var noise = []struct {
 	by string
 }{
 	{regexp.MustCompile(`^(?:RegistryUnavailable|SignatureValidationFailed|ImageVolumeMountFailed): `), ""},
+	{regexp.MustCompile(`container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:`), ""},
 	{regexp.MustCompile(`^pull image \S+: `), ""},
 	{regexp.MustCompile(`container [0-9a-f]{64} cannot be started: `), ""},
 	{regexp.MustCompile(`\b(sandbox|container) [0-9a-f]{64}\b`), "$1"},

@@ -44,7 +44,7 @@ var startAdvice = append(missingObject(pod.OpStartContainer), []rule{
 	{ops: starting, re: regexp.MustCompile(`no command`), say: "Set command in the pod, or an entrypoint in the image: neither says what to run."},
 	{ops: starting, re: regexp.MustCompile(`working directory`), say: "Correct workingDir of {container}: it must be a directory that the container's user may enter."},
 	{ops: starting, re: regexp.MustCompile(`mount of "([^"]+)": one of its source and its place in the image is a directory`),
-		say: "Correct the mountPath: mount a directory on a directory, and a single file with subPath ($1)."},
+		say: "Correct the mountPath: a directory can be mounted on a directory only, and a file of a volume, by subPath, on a file."},
 	{ops: starting, re: regexp.MustCompile(`runAsUser breaks non-root policy`), say: "Set runAsUser to another user than 0, or remove runAsNonRoot."},
 	{ops: starting, re: regexp.MustCompile(`non-numeric user \(([^)]+)\)`), say: "Set runAsUser to the number of the image's user $1, so that it can be seen not to be root."},
 	{ops: starting, re: regexp.MustCompile(`runAsNonRoot`), say: "Set runAsUser to another user than 0, use an image whose user is not root, or remove runAsNonRoot."},

@@ -68,7 +68,7 @@ var sandboxAdvice = []rule{
 	{ops: boxing, re: regexp.MustCompile(`(?i)user ?namespace|hostUsers|ID-?mapped`),
 		say: "Set hostUsers: true (or leave it out), or give this host what user namespaces need (\"berth check\" names it)."},
 	{ops: boxing, re: regexp.MustCompile(`(?i)sysctl (\S+)`), say: "Correct the sysctl $1 and its value in the pod's securityContext: the kernel refuses it."},
-	{ops: boxing, re: regexp.MustCompile(`(?i)no space left|disk quota exceeded`), say: "Free space on the filesystems of the agent's root and state directories (df)."},
+	{ops: boxing, re: regexp.MustCompile(`(?i)no space left|disk quota exceeded`), say: "Free space on the filesystem that the message names (df, and df -i for inodes)."},
 	{ops: boxing, re: regexp.MustCompile(`(?i)read-only file system`), say: "Make the filesystem that the message names writable again (dmesg tells why the kernel has made it read-only)."},
 	{ops: boxing, re: regexp.MustCompile(`(?i)too many open files|resource temporarily unavailable|cannot allocate memory`),
 		say: "Raise the limit that the host has run into (\"berth check\" shows them): processes, open files, or memory."},

@@ -170,12 +170,12 @@ func (d *decision) condemnation(m *member, c *pod.Container, st pod.Stopping) (c
 		return because(fmt.Sprintf("Container %s was ended because its postStart hook failed", m.name), f.Message),
 			Advise(Trouble{Op: pod.OpPostStart, Pod: d.pod, Container: m.name, Message: f.Message})
 	}
-	kind := pod.Liveness
+	kind, p := pod.Liveness, m.spec.LivenessProbe
 	if v := d.rec.Boot.Verdicts[c.ID][pod.Startup]; v.Verdict == pod.Failed {
-		kind = pod.Startup
+		kind, p = pod.Startup, m.spec.StartupProbe
 	}
 	said := d.rec.Boot.Verdicts[c.ID][kind].Message
-	return because(fmt.Sprintf("Container %s was ended because its %s probe failed", m.name, kind), said),
+	return because(fmt.Sprintf("Container %s was ended because its %s probe (%s) failed", m.name, kind, probes(p)), said),
 		Advise(Trouble{Reason: condemned, Message: said, Pod: d.pod, Container: m.name})
 }
 
