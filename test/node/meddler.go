@@ -84,10 +84,10 @@ func (m *Meddler) Behave() {
 	clear(m.edit)
 }
 
-func (m *Meddler) rules(method string) (refused error, edit func([]byte) []byte, held chan struct{}) {
+func (m *Meddler) rules(method string) (edit func([]byte) []byte, held chan struct{}, refused error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.refuse[method], m.edit[method], m.hold[method]
+	return m.edit[method], m.hold[method], m.refuse[method]
 }
 
 // pass carries one call over: CRI has calls with one answer, and with a stream of them.
@@ -98,7 +98,7 @@ func (m *Meddler) pass(_ any, from grpc.ServerStream) error {
 	if err := from.RecvMsg(&request); err != nil {
 		return err
 	}
-	refused, _, held := m.rules(method)
+	_, held, refused := m.rules(method)
 	if held != nil {
 		select {
 		case <-held:
@@ -123,7 +123,7 @@ func (m *Meddler) pass(_ any, from grpc.ServerStream) error {
 		} else if err != nil {
 			return err
 		}
-		if _, edit, _ := m.rules(method); edit != nil {
+		if edit, _, _ := m.rules(method); edit != nil {
 			answer = edit(answer)
 		}
 		if err := from.SendMsg(&answer); err != nil {
