@@ -327,6 +327,10 @@ func (r *running) cgroup() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// Where systemd made the group, crun puts the limits into one of its own below it.
+	if inner := filepath.Join(found, "container"); name != "." && fileOr(filepath.Join(inner, file), "none") == "" {
+		found = inner
+	}
 	out, err := os.ReadFile(filepath.Join(found, file))
 	return string(out), err
 }
