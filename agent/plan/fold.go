@@ -2,8 +2,8 @@ package plan
 
 import (
 	"errors"
-	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/berthd/berth/agent/pod"
@@ -59,29 +59,18 @@ func Merge(prev, next pod.Desired) pod.Desired {
 }
 
 // SetVerdict takes in a probe's change of verdict, or with NoVerdict what a probe
-// that failed has to say while the verdict stays as it is.
-func (s *State) SetVerdict(v pod.ProbeVerdict) []pod.Event {
-	var c *pod.Container
-	for i := range s.Observed.Containers {
-		if s.Observed.Containers[i].ID == v.Container {
-			c = &s.Observed.Containers[i]
-		}
-	}
-	if c == nil {
-		return nil // of an instance that is gone
+// that failed has to say while the verdict stays as it is. The event of each
+// failure is the prober's to tell.
+func (s *State) SetVerdict(v pod.ProbeVerdict) {
+	if !slices.ContainsFunc(s.Observed.Containers, func(c pod.Container) bool { return c.ID == v.Container }) {
+		return // of an instance that is gone
 	}
 	boot := &s.Record.Boot
-	mere := v.Verdict == pod.NoVerdict
-	if mere && !s.news(&v, boot.Verdicts[v.Container][v.Kind]) {
-		return nil
+	if v.Verdict == pod.NoVerdict && !s.news(&v, boot.Verdicts[v.Container][v.Kind]) {
+		return
 	}
 	boot.Verdicts = put(boot.Verdicts, v.Container, put(boot.Verdicts[v.Container], v.Kind, v))
 	s.Unsaved.Boot = true
-	if v.Verdict != pod.Failed || mere {
-		return nil
-	}
-	title := map[pod.ProbeKind]string{pod.Startup: "Startup", pod.Liveness: "Liveness", pod.Readiness: "Readiness"}[v.Kind]
-	return []pod.Event{{Warning: true, Reason: pod.Unhealthy, Container: c.Name, At: v.At, Message: fmt.Sprintf("%s probe failed: %s", title, v.Message)}}
 }
 
 // sayAgain is how often at most the words of a failing probe are taken in anew.

@@ -144,9 +144,7 @@ func playWorld(t *testing.T, w *world, d *datadriven.TestData, first string) {
 		w.running(pod.ContainerName(first)).State = pod.Unknown
 	case "verdict":
 		v := map[string]pod.Verdict{"success": pod.Success, "failed": pod.Failed}[arg(d, "v")]
-		for _, e := range w.state.SetVerdict(pod.ProbeVerdict{Container: w.running(pod.ContainerName(first)).ID, Kind: pod.ProbeKind(arg(d, "kind")), Verdict: v, Message: arg(d, "msg"), At: w.now}) {
-			w.event(e)
-		}
+		w.state.SetVerdict(pod.ProbeVerdict{Container: w.running(pod.ContainerName(first)).ID, Kind: pod.ProbeKind(arg(d, "kind")), Verdict: v, Message: arg(d, "msg"), At: w.now})
 	case "sandbox-lost":
 		if first == "vanish" {
 			w.sandboxes, w.containers = nil, nil

@@ -265,9 +265,7 @@ func (w *Worker) open() {
 	w.apply(mail.changes)
 	w.state.Look = w.state.Look || mail.hinted
 	for _, v := range mail.verdicts {
-		for _, e := range w.state.SetVerdict(v) {
-			w.deps.Events(w.uid, e)
-		}
+		w.state.SetVerdict(v)
 	}
 }
 
