@@ -14,6 +14,7 @@ import (
 
 // peerNode is kubelet + containerd + runc, standalone: static pods from a directory.
 type peerNode struct {
+	before              map[string]bool // network namespaces that were there before it
 	bin, work           string
 	containerd, kubelet *started
 }
@@ -97,6 +98,10 @@ func (p *peerNode) up(archive string) error {
 	if err := os.Setenv("PATH", p.bin+":"+os.Getenv("PATH")); err != nil {
 		return err
 	}
+	p.before = map[string]bool{}
+	for _, ns := range netNamespaces() {
+		p.before[ns] = true
+	}
 	var err error
 	if p.containerd, err = start(p.work+"/containerd.log", p.bin+"/containerd", "-c", p.work+"/containerd.toml"); err != nil {
 		return err
@@ -134,6 +139,12 @@ func (p *peerNode) down() {
 	for _, pid := range p.shims() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+	for _, ns := range netNamespaces() {
+		if !p.before[ns] {
+			_ = syscall.Unmount(ns, syscall.MNT_DETACH)
+			_ = os.Remove(ns)
+		}
+	}
 	_ = exec.Command("ip", "link", "delete", "benchpeer0").Run()
 	if err := dropPeerRules(); err != nil {
 		fmt.Fprintf(os.Stderr, "the peer's masquerading rules stay: %v\n", err)
@@ -159,6 +170,10 @@ func (p *peerNode) shims() []int {
 	}
 	return pids
 }
+
+// netNamespaces are those that containerd pins for its pods; pods that are not
+// removed before it ends leave theirs.
+func netNamespaces() []string { return glob("/run/netns/cni-*") }
 
 func glob(pattern string) []string {
 	found, _ := filepath.Glob(pattern)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -89,6 +90,12 @@ func Binary(t testing.TB, env string, tags ...string) string {
 		return path
 	}
 	path := filepath.Join(os.TempDir(), fmt.Sprintf("berth-test-%s-%d", env, os.Getpid()))
+	old, _ := filepath.Glob(filepath.Join(os.TempDir(), "berth-test-"+env+"-*")) // the pattern is valid
+	for _, o := range old {                                                      // of test processes that have ended
+		if pid, err := strconv.Atoi(o[strings.LastIndex(o, "-")+1:]); err == nil && syscall.Kill(pid, 0) == syscall.ESRCH {
+			_ = os.Remove(o)
+		}
+	}
 	args := []string{"build", "-o", path, "-tags", strings.Join(tags, ","), "github.com/berthd/berth/cmd/berth"}
 	if msg, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("build berth: %v\n%s", err, msg)
