@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +44,8 @@ func explain(s pod.Snapshot) explanation {
 		Since: e.Since, Next: e.Next, NextAt: e.NextAt, Advice: e.Advice, Containers: []containerState{},
 	}
 	for _, c := range statuses(&s.Status) {
-		out.Containers = append(out.Containers, describe(c))
+		ephemeral := slices.ContainsFunc(s.Status.EphemeralContainerStatuses, func(e v1.ContainerStatus) bool { return e.Name == c.Name })
+		out.Containers = append(out.Containers, describe(c, ephemeral))
 	}
 	return out
 }
@@ -108,13 +110,19 @@ func refused(ns, name string, problems []Problem) explanation {
 	return out
 }
 
-func describe(c v1.ContainerStatus) containerState {
+// describe says where a container stands. An ephemeral one is never ready, which
+// is nothing to tell.
+func describe(c v1.ContainerStatus, ephemeral bool) containerState {
 	out := containerState{Name: c.Name, State: "waiting"}
 	var say []string
 	switch st := c.State; {
 	case st.Running != nil:
 		out.State = "running"
-		say = append(say, map[bool]string{true: "ready", false: "not ready"}[c.Ready])
+		if ephemeral {
+			say = append(say, "ephemeral")
+		} else {
+			say = append(say, map[bool]string{true: "ready", false: "not ready"}[c.Ready])
+		}
 		if c.Started != nil && !*c.Started {
 			say = append(say, "still starting")
 		}

@@ -59,6 +59,11 @@ func (a *app) describe(ctx context.Context, key client.PodKey) error {
 	w.head(d)
 	w.containers("Init Containers", d.Pod.Spec.InitContainers, d.Pod.Status.InitContainerStatuses)
 	w.containers("Containers", d.Pod.Spec.Containers, d.Pod.Status.ContainerStatuses)
+	added := make([]v1.Container, 0, len(d.Pod.Spec.EphemeralContainers))
+	for _, c := range d.Pod.Spec.EphemeralContainers {
+		added = append(added, v1.Container(c.EphemeralContainerCommon))
+	}
+	w.containers("Ephemeral Containers", added, d.Pod.Status.EphemeralContainerStatuses)
 	w.conditions(d.Pod.Status.Conditions)
 	w.volumes(d.Pod.Spec.Volumes)
 	w.problems(d)

@@ -46,6 +46,7 @@ func Purge(ctx context.Context, o Options) error {
 	for _, d := range []string{o.StateDir, o.RootDir} {
 		errs = append(errs, removeDir(d))
 	}
+	_ = os.Remove(o.logLinksDir()) // where it holds nobody else's links
 	return errors.Join(errs...)
 }
 
