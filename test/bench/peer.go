@@ -145,6 +145,11 @@ func (p *peerNode) down() {
 			_ = os.Remove(ns)
 		}
 	}
+	for _, link := range glob("/var/log/containers/*.log") {
+		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, p.work+"/") {
+			_ = os.Remove(link)
+		}
+	}
 	_ = exec.Command("ip", "link", "delete", "benchpeer0").Run()
 	if err := dropPeerRules(); err != nil {
 		fmt.Fprintf(os.Stderr, "the peer's masquerading rules stay: %v\n", err)
