@@ -6,6 +6,10 @@ export BERTH_BIN=/vm/berth BERTH_FIELDS_SERVER=/vm/server BERTH_COMMIT BERTH_PAT
 export BERTH_FIELDS_RESULTS=/vm/out/fields.json HOME=/root
 mkdir -p /vm/out
 cd /vm || exit 1
+# An address for the node, and a name server that is none of the cases'.
+nic=$(ls /sys/class/net | grep -v '^lo$' | head -n 1)
+ip address add 10.0.2.15/24 dev "$nic" && ip link set "$nic" up && ip route add default via 10.0.2.2
+echo 'nameserver 10.0.2.3' >/etc/resolv.conf
 modprobe loop
 sysctl -q vm.nr_hugepages=16
 echo "cgroup $(sed -n 's/.*berth.cgroup=\([a-z0-9]*\).*/\1/p' /proc/cmdline): $(uname -r), $(crun --version | head -n 1), $(runc --version | head -n 1)"
