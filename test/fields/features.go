@@ -44,7 +44,11 @@ var features = map[string]func(*running) string{
 		return ""
 	},
 	"hugepages": func(*running) string {
-		return fileOr("/sys/kernel/mm/hugepages/hugepages-2048kB", "the kernel has no huge pages of 2 MiB")
+		n, err := os.ReadFile("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+		if err != nil || strings.TrimSpace(string(n)) == "0" {
+			return "the host has no huge pages of 2 MiB"
+		}
+		return ""
 	},
 	"userns": func(r *running) string {
 		runtime, _ := r.a.CRI()
