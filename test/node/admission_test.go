@@ -96,7 +96,11 @@ systemReserved: {memory: 64Mi}
 				t.Errorf("a pod that was refused has the status %+v", p.Status)
 			}
 			a.event(c.name, c.reason, strings.TrimPrefix(c.message, "Pod was rejected: "))
-			a.why(c.name, "Pod was rejected", strings.TrimPrefix(c.message, "Pod was rejected: "))
+			_, plain, _ := strings.Cut(c.message, ": ")
+			if _, rest, ok := strings.Cut(plain, " failed: "); ok && strings.HasPrefix(plain, "Predicate ") {
+				plain = rest
+			}
+			a.why(c.name, "This node refuses the pod", plain)
 		})
 	}
 	t.Run("allowed sysctls", func(t *testing.T) {
