@@ -212,7 +212,7 @@ func testSeveralFailures(t *testing.T, a *Agent) {
 		"  volumes: [{name: p, configMap: {name: nope}}, {name: q, hostPath: {path: /no/such, type: File}}, {name: r, emptyDir: {}}]"))
 	defer a.Unplace("several.yaml")
 	a.Wait("several", 20*time.Second, Phase(v1.PodPending))
-	a.why("several", `volume "p" : configmap "nope" not found`, `volume "q" : hostPath type check failed: /no/such is not a file`)
+	a.why("several", `volume "p": configmap "nope" not found`, `volume "q": hostPath type check failed: /no/such is not a file`)
 	Eventually(t, 5*time.Second, func() error {
 		out := a.Must("get", "events")
 		if !strings.Contains(out, "FailedMount") || !strings.Contains(out, `MountVolume.SetUp failed for volume "p"`) {

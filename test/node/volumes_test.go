@@ -79,7 +79,7 @@ func (c volumeCase) run(t *testing.T, a *Agent) {
 	defer a.Unplace(name + ".yaml")
 	if c.fails != "" {
 		a.Wait(name, 20*time.Second, Phase(v1.PodPending))
-		a.why(name, c.fails)
+		a.why(name, strings.Replace(c.fails, `MountVolume.SetUp failed for volume "v" : `, `volume "v": `, 1))
 		return
 	}
 	refused := false
