@@ -18,6 +18,7 @@ type recorded struct {
 	Results
 }
 
+// set keeps an outcome, and writes them all: a machine may hang before the last.
 func (r *recorded) set(t *testing.T, name, skipped string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -29,9 +30,6 @@ func (r *recorded) set(t *testing.T, name, skipped string) {
 	default:
 		r.Cases[name] = "pass"
 	}
-}
-
-func (r *recorded) write(t *testing.T) {
 	path := os.Getenv("BERTH_FIELDS_RESULTS")
 	if path == "" {
 		return
@@ -39,7 +37,10 @@ func (r *recorded) write(t *testing.T) {
 	r.Commit, r.Host = os.Getenv("BERTH_COMMIT"), hostLine()
 	body, err := json.MarshalIndent(r.Results, "", " ")
 	if err == nil {
-		err = os.WriteFile(path, append(body, '\n'), 0o644)
+		err = os.WriteFile(path+".new", append(body, '\n'), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
 		t.Error(err)
@@ -90,7 +91,6 @@ func TestFields(t *testing.T) {
 			})
 		})
 	}
-	outcome.write(t)
 }
 
 // start starts an agent that has the images the cases use.

@@ -52,6 +52,12 @@ show() { # what the console has said since last time
 	tail -c "+$((shown + 1))" "$console" | head -c $((now - shown)) | tr -d '\r'
 	shown=$now
 }
+out() { # what the script has left, also if it never came to an end
+	[ -n "${VM_OUT:-}" ] || return 0
+	rm -rf "$VM_OUT"
+	mkdir -p "$VM_OUT"
+	debugfs -R "rdump /out $VM_OUT" "$disk.files" >/dev/null 2>&1
+}
 qemu=
 trap '[ -z "$qemu" ] || kill -9 "$qemu" 2>/dev/null || true; rm -f "$disk" "$disk.files"' EXIT
 trap 'exit 130' INT TERM
@@ -74,15 +80,12 @@ while :; do
 		boot & qemu=$!
 	elif [ "$(date +%s)" -gt $end ]; then
 		echo "the machine was given up after ${VM_TIME:-3600} s" >&2
+		out
 		exit 1
 	fi
 done
 show
 wait $qemu 2>/dev/null || true
 qemu=
-if [ -n "${VM_OUT:-}" ]; then
-	rm -rf "$VM_OUT"
-	mkdir -p "$VM_OUT"
-	debugfs -R "rdump /out $VM_OUT" "$disk.files" >/dev/null 2>&1
-fi
+out
 tr -d '\r' <"$console" | grep '^VM-RESULT' | tail -n 1 | grep -q '^VM-RESULT ok'
