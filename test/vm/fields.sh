@@ -36,8 +36,8 @@ record() {
 		| .cases = $old.cases + (.cases | with_entries(select(.value == "pass" or .value == "FAILED" or $old.cases[.key] != "pass")))' "$2" "$1" >"$2.new"
 	mv "$2.new" "$2"
 }
-append=
-[ "${VM_SECURITY:-apparmor}" != selinux ] || append="security=selinux selinux=1 enforcing=0"
+append=${VM_APPEND:-}
+[ "${VM_SECURITY:-apparmor}" != selinux ] || append="$append security=selinux selinux=1 enforcing=0"
 failed=
 for mode in "$@"; do
 	out=$vm/out-$mode

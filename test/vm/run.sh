@@ -5,7 +5,8 @@
 # same disk again; "VM-REBOOT" announces that the machine reboots by itself.
 #   VM_CGROUP=v2|v1|hybrid   how systemd mounts cgroups (default v2)
 #   VM_ACCEL                 qemu's accelerator (-accel tcg,thread=multi -cpu max; -accel kvm -cpu host where there is one)
-#   VM_MEM, VM_SIZE, VM_TIME memory in MiB (2048), disk (6G), seconds until it is given up (3600)
+#   VM_SMP, VM_MEM, VM_SIZE  processors (2), memory in MiB (2048), disk (6G)
+#   VM_TIME                  seconds until it is given up (3600)
 #   VM_APPEND                more for the kernel's command line
 #   VM_OUT                   a directory that gets what SCRIPT has left in /vm/out
 # The script finds the mode in /proc/cmdline: berth.cgroup=MODE.
@@ -38,7 +39,7 @@ rm -rf "$files"
 accel=${VM_ACCEL:--accel tcg,thread=multi -cpu max}
 boot() {
 	# shellcheck disable=SC2086 # lists of words
-	exec nice qemu-system-x86_64 $accel -m "${VM_MEM:-2048}" -smp 2 -netdev user,id=n,restrict=on -device virtio-net-pci,netdev=n,romfile= -nographic -monitor "unix:$vm/monitor-$mode,server,nowait" -no-reboot \
+	exec nice qemu-system-x86_64 $accel -m "${VM_MEM:-2048}" -smp "${VM_SMP:-2}" -netdev user,id=n,restrict=on -device virtio-net-pci,netdev=n,romfile= -nographic -monitor "unix:$vm/monitor-$mode,server,nowait" -no-reboot \
 		-kernel "$vm"/root/boot/vmlinuz-*-cloud-amd64 -initrd "$vm"/root/boot/initrd.img-*-cloud-amd64 \
 		-drive "file=$disk,format=raw,if=virtio,cache=none" -drive "file=$disk.files,format=raw,if=virtio,cache=none" \
 		-append "console=ttyS0 root=/dev/vda rw $cgroup berth.cgroup=$mode quiet highres=off systemd.show_status=0 ${VM_APPEND:-}" </dev/null >>"$console" 2>&1
