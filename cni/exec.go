@@ -43,6 +43,10 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
+// drainTime is how long the rest of an ended plugin's output is waited for: on a
+// machine that is short of processors the agent itself may not run for seconds.
+const drainTime = 10 * time.Second
+
 // ExecPlugin runs the plugin at path and returns its standard output.
 func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, path)
@@ -56,7 +60,7 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envi
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = drainTime
 	failpoint.Hit("cni/plugin")
 	err := cmd.Run()
 	failpoint.Hit("cni/plugin-done")
