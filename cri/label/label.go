@@ -35,8 +35,8 @@ type Kernel interface {
 	// Reserve and Release mark the level of a process label as taken and free.
 	Reserve(process string) error
 	Release(process string)
-	// Relabel labels path and all below it, for sharing between containers.
-	Relabel(path, mount string) error
+	// Relabel labels path and all below it; shared leaves the level out.
+	Relabel(path, mount string, shared bool) error
 }
 
 // Labeler makes labels. Its methods may be called at once.
@@ -105,14 +105,21 @@ func (l *Labeler) Release(pod Labels) {
 	}
 }
 
-// Relabel gives path, and all below it, to every container with the label mount.
-// A file system without labels stays as it is.
-func (l *Labeler) Relabel(path, mount string) error {
+// Relabel gives path, and all below it, to the containers whose files have the
+// label mount: volumes are their pod's alone. Share gives it to every container
+// of that type whatever its level, as one container of a pod may have a level of
+// its own. A file system without labels stays as it is.
+func (l *Labeler) Relabel(path, mount string) error { return l.relabel(path, mount, false) }
+
+// Share is Relabel without the level; for files that only tell names and addresses.
+func (l *Labeler) Share(path, mount string) error { return l.relabel(path, mount, true) }
+
+func (l *Labeler) relabel(path, mount string, shared bool) error {
 	if !l.Enabled() || mount == "" {
 		return nil
 	}
 	failpoint.Hit("cri/label/relabel")
-	if err := l.kernel.Relabel(path, mount); err != nil && !errors.Is(err, unix.ENOTSUP) {
+	if err := l.kernel.Relabel(path, mount, shared); err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return fmt.Errorf("labelling %s for SELinux: %w", path, err)
 	}
 	return nil
@@ -154,4 +161,6 @@ func (linux) Reserve(process string) error { return selinux.ReserveLabelV2(proce
 
 func (linux) Release(process string) { selinux.ReleaseLabel(process) }
 
-func (linux) Relabel(path, mount string) error { return selabel.Relabel(path, mount, true) }
+func (linux) Relabel(path, mount string, shared bool) error {
+	return selabel.Relabel(path, mount, shared)
+}

@@ -46,8 +46,8 @@ func (f *fake) Release(p string) {
 	f.taken = slices.DeleteFunc(f.taken, func(t string) bool { return t == p })
 }
 
-func (f *fake) Relabel(path, mount string) error {
-	f.marked = append(f.marked, path+" "+mount)
+func (f *fake) Relabel(path, mount string, shared bool) error {
+	f.marked = append(f.marked, fmt.Sprint(path, " ", mount, " ", shared))
 	return f.refuse
 }
 
@@ -97,7 +97,10 @@ func TestContainersShareTheirPodsLevel(t *testing.T) {
 func TestRelabel(t *testing.T) {
 	k := &fake{}
 	l := New(k)
-	if err := l.Relabel("/v", "m"); err != nil || len(k.marked) != 1 {
+	if err := l.Relabel("/v", "m"); err != nil || !slices.Equal(k.marked, []string{"/v m false"}) {
+		t.Errorf("a volume is to be its pod's alone: %v, %v", err, k.marked)
+	}
+	if err := l.Share("/r", "m"); err != nil || !slices.Equal(k.marked[1:], []string{"/r m true"}) {
 		t.Errorf("%v, %v", err, k.marked)
 	}
 	k.refuse = unix.ENOTSUP

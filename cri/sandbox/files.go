@@ -79,7 +79,7 @@ func makeFiles(dir string, c creation) error {
 func (s *Store) labelFiles(dir string, c creation) error {
 	f := filesIn(dir, c.modes.hostIPC)
 	for _, path := range []string{f.Hostname, f.Hosts, f.ResolvConf} {
-		if err := s.cfg.Labels.Relabel(path, c.labels.Mount); err != nil {
+		if err := s.cfg.Labels.Share(path, c.labels.Mount); err != nil {
 			return err
 		}
 	}
