@@ -70,6 +70,22 @@ type endingStream struct {
 
 func (e *endingStream) Context() context.Context { return e.ctx }
 
+// Answers waits until a program answers on a unix socket; false if ctx ends first.
+func Answers(ctx context.Context, path string) bool {
+	var d net.Dialer
+	for {
+		if conn, err := d.DialContext(ctx, "unix", path); err == nil {
+			conn.Close()
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 // listen makes the socket under another name, so that it never exists with a
 // mode that lets others in.
 func listen(path string) (net.Listener, error) {

@@ -75,7 +75,7 @@ func New(version string, std IO) *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the agent's unix socket; the environment's BERTH_SOCKET changes the default")
 	root.PersistentFlags().StringVarP(&a.namespace, "namespace", "n", "default", "namespace of the pods")
-	root.AddCommand(agentCommand(a), runCommand(a), getCommand(a), describeCommand(a), logsCommand(a), execCommand(a), attachCommand(a),
+	root.AddCommand(agentCommand(a), runtimeCommand(a), runCommand(a), getCommand(a), describeCommand(a), logsCommand(a), execCommand(a), attachCommand(a),
 		debugCommand(a), setConditionCommand(a),
 		portForwardCommand(a), stopCommand(a), resizeCommand(a), imagesCommand(a), whyCommand(a), checkCommand(a), configCommand(a), versionCommand(a),
 		completionCommand(a), purgeCommand(a))

@@ -25,26 +25,35 @@ type flag struct {
 	take        func(to, from *Config)
 }
 
-// Flags adds the agent's flags to fs. Their values count once fs is parsed.
-func Flags(fs *pflag.FlagSet) *Overrides {
+// RuntimeFlags adds those of the agent's flags to fs that concern its CRI runtime.
+// Their values count once fs is parsed.
+func RuntimeFlags(fs *pflag.FlagSet) *Overrides {
 	o := &Overrides{set: fs, value: *New()}
-	v := &o.value
 	fs.StringVar(&o.path, "config", "", "configuration file (default "+DefaultPath+" if it exists)")
-	o.list("manifest-dir", "manifests.directories", func(c *Config) *[]string { return &c.Manifests.Directories }, "directory of manifests; may be repeated")
-	o.list("manifest-file", "manifests.files", func(c *Config) *[]string { return &c.Manifests.Files }, "single manifest, - for standard input; may be repeated")
-	o.list("manifest-url", "manifests.urls", func(c *Config) *[]string { return &c.Manifests.URLs }, "address of a manifest; may be repeated")
 	o.text("root-dir", "rootDir", func(c *Config) *string { return &c.RootDir }, "what outlives a reboot: records, images, volumes")
 	o.text("state-dir", "stateDir", func(c *Config) *string { return &c.StateDir }, "what a reboot may lose: sockets, sandboxes, containers")
-	o.text("log-dir", "logDir", func(c *Config) *string { return &c.LogDir }, "container logs")
 	o.text("cgroup-root", "cgroups.root", func(c *Config) *string { return &c.Cgroups.Root }, "cgroup below which the pods' cgroups lie")
 	o.text("cgroup-driver", "cgroups.driver", func(c *Config) *string { return &c.Cgroups.Driver }, "cgroupfs or systemd (default: systemd where it runs the host)")
-	o.text("node-name", "nodeName", func(c *Config) *string { return &c.NodeName }, "name of this node (default: the host's)")
-	o.text("container-runtime-endpoint", "runtime.endpoint", func(c *Config) *string { return &c.Runtime.Endpoint }, "unix:///path of an external CRI runtime (default: the embedded one)")
 	o.text("oci-runtime", "runtime.ociRuntime", func(c *Config) *string { return &c.Runtime.OCIRuntime }, "crun, runc or a path (default: the first usable)")
 	o.text("conmon", "runtime.conmon", func(c *Config) *string { return &c.Runtime.Conmon }, "path of conmon (default: from PATH)")
 	o.list("cni-conf-dir", "network.confDirs", func(c *Config) *[]string { return &c.Network.ConfDirs }, "directory of CNI configurations; may be repeated")
 	o.list("cni-bin-dir", "network.binDirs", func(c *Config) *[]string { return &c.Network.BinDirs }, "directory of CNI plugins; may be repeated")
 	o.text("certs-dir", "runtime.certsDir", func(c *Config) *string { return &c.Runtime.CertsDir }, "how to reach registries, a tree of hosts.toml")
+	o.text("log-level", "logging.level", func(c *Config) *string { return &c.Logging.Level }, "debug, info, warn or error")
+	o.text("log-format", "logging.format", func(c *Config) *string { return &c.Logging.Format }, "text or json")
+	return o
+}
+
+// Flags adds the agent's flags to fs. Their values count once fs is parsed.
+func Flags(fs *pflag.FlagSet) *Overrides {
+	o := RuntimeFlags(fs)
+	v := &o.value
+	o.list("manifest-dir", "manifests.directories", func(c *Config) *[]string { return &c.Manifests.Directories }, "directory of manifests; may be repeated")
+	o.list("manifest-file", "manifests.files", func(c *Config) *[]string { return &c.Manifests.Files }, "single manifest, - for standard input; may be repeated")
+	o.list("manifest-url", "manifests.urls", func(c *Config) *[]string { return &c.Manifests.URLs }, "address of a manifest; may be repeated")
+	o.text("log-dir", "logDir", func(c *Config) *string { return &c.LogDir }, "container logs")
+	o.text("node-name", "nodeName", func(c *Config) *string { return &c.NodeName }, "name of this node (default: the host's)")
+	o.text("container-runtime-endpoint", "runtime.endpoint", func(c *Config) *string { return &c.Runtime.Endpoint }, "unix:///path of an external CRI runtime (default: the embedded one)")
 	o.number("max-pods", "maxPods", func(c *Config) *int { return &c.MaxPods }, "most pods on this node")
 	o.number("pod-max-pids", "podPidsLimit", func(c *Config) *int { return &c.PodPidsLimit }, "most processes and threads of one pod, -1 for no limit")
 	o.list("allowed-unsafe-sysctls", "allowedUnsafeSysctls", func(c *Config) *[]string { return &c.AllowedUnsafeSysctls }, "sysctl, or the beginning of some and a *, that pods may set beyond the safe ones; may be repeated")
@@ -55,8 +64,6 @@ func Flags(fs *pflag.FlagSet) *Overrides {
 	o.flags = append(o.flags, flag{"seccomp-default", "seccompDefault", func(to, from *Config) { to.SeccompDefault = from.SeccompDefault }})
 	fs.StringToStringVar(&v.NodeLabels, "node-labels", v.NodeLabels, "labels of this node, NAME=VALUE,...; may be repeated")
 	o.flags = append(o.flags, flag{"node-labels", "nodeLabels", func(to, from *Config) { to.NodeLabels = from.NodeLabels }})
-	o.text("log-level", "logging.level", func(c *Config) *string { return &c.Logging.Level }, "debug, info, warn or error")
-	o.text("log-format", "logging.format", func(c *Config) *string { return &c.Logging.Format }, "text or json")
 	return o
 }
 

@@ -25,7 +25,6 @@ import (
 	"github.com/berthd/berth/agent/runtime"
 	"github.com/berthd/berth/agent/userns"
 	"github.com/berthd/berth/agent/worker"
-	"github.com/berthd/berth/cri/mountns"
 	"github.com/berthd/berth/cri/record"
 	"github.com/berthd/berth/cri/server"
 	"github.com/berthd/berth/csi"
@@ -67,24 +66,11 @@ type node struct {
 	recursive map[string]bool
 }
 
-// systemdRuns tells whether systemd is this host's init.
-func systemdRuns() bool {
-	i, err := os.Lstat("/run/systemd/system")
-	return err == nil && i.IsDir()
-}
-
 // open makes the parts of the agent, in the order they need each other.
 func (n *node) open(ctx context.Context) error {
 	var err error
 	o := &n.o
-	for _, d := range []string{o.RootDir, o.StateDir} {
-		if err := os.MkdirAll(d, 0o711); err != nil {
-			return fmt.Errorf("make the directory %s: %w", d, err)
-		}
-	}
-	// Where the state directory would be on a disk (no systemd, no tmpfs at /run)
-	// it gets a tmpfs of its own: what is boot-scoped needs no disk.
-	if err := mountns.Volatile(o.StateDir, o.Log); err != nil {
+	if err := prepareDirs(*o); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
@@ -93,7 +79,7 @@ func (n *node) open(ctx context.Context) error {
 	if o.NodeName, err = nodeName(o.NodeName); err != nil {
 		return err
 	}
-	n.systemd = o.CgroupDriver == string(cgroup.Systemd) || o.CgroupDriver == "" && systemdRuns()
+	n.systemd = systemdCgroups(*o)
 	driver := cgroup.Cgroupfs
 	if n.systemd {
 		driver = cgroup.Systemd
@@ -272,11 +258,10 @@ func (n *node) run(ctx context.Context, more ...func(context.Context) error) err
 		})
 	}
 	if e := n.embedded; e != nil {
-		loop(e.monitor.Run)
 		g.Go(func() error { e.containers.Run(); return nil })
-		loop(e.network.Run)
-		loop(e.streaming.Run)
-		loop(func(ctx context.Context) error { return n.server.Serve(ctx, n.o.CRISocket) })
+		for _, f := range e.loops(n.server, n.o.CRISocket) {
+			loop(f)
+		}
 	}
 	loop(func(ctx context.Context) error {
 		return n.runtime.Run(ctx, runtime.Hints{Pod: n.dispatcher.Hint, All: n.dispatcher.HintAll})
