@@ -9,8 +9,8 @@ import (
 )
 
 // choose reads the places passed by a whole life, and takes of each failpoint
-// its first two passings; for a sample, some of them.
-func choose(t *testing.T, trace string) []string {
+// its first two passings; for a sample, size of them.
+func choose(t *testing.T, trace string, size int) []string {
 	body, err := os.ReadFile(trace)
 	if err != nil {
 		t.Fatal(err)
@@ -44,5 +44,5 @@ func choose(t *testing.T, trace string) []string {
 	}
 	rank := func(s string) uint32 { h := fnv.New32a(); h.Write([]byte(s)); return h.Sum32() }
 	sort.Slice(all, func(i, j int) bool { return rank(all[i]) < rank(all[j]) })
-	return all[:min(sampleSize, len(all))]
+	return all[:min(size, len(all))]
 }

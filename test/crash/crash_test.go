@@ -123,9 +123,11 @@ func (l *life) isReady() error {
 }
 
 // serves asks for the ConfigMap's value through the host port.
-func (l *life) serves(want string) error {
+func (l *life) serves(want string) error { return l.servesAt(hostPort, want) }
+
+func (l *life) servesAt(port int, want string) error {
 	c := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	r, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d/value", hostPort))
+	r, err := c.Get(fmt.Sprintf("http://127.0.0.1:%d/value", port))
 	if err != nil {
 		return err
 	}
@@ -331,7 +333,7 @@ func TestKilledAnywhere(t *testing.T) {
 	l.live()
 	time.Sleep(500 * time.Millisecond)
 	a.Stop()
-	places := choose(t, trace)
+	places := choose(t, trace, sampleSize)
 	for _, place := range places {
 		t.Run(strings.ReplaceAll(place, "/", "."), func(t *testing.T) {
 			l := &life{Agent: a.For(t), host: l.host, signal: l.signal, ownUsers: l.ownUsers}

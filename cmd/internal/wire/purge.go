@@ -34,7 +34,7 @@ func Purge(ctx context.Context, o Options) error {
 			return nil // neither directory: there is nothing of this agent
 		}
 	}
-	systemd := o.CgroupDriver == string(cgroup.Systemd) || o.CgroupDriver == "" && systemdRuns()
+	systemd := systemdCgroups(o)
 	e, err := openEmbedded(ctx, o, systemd)
 	if err != nil {
 		return fmt.Errorf("take over what the agent has left: %w", err)
