@@ -36,6 +36,9 @@ func (s *Store) gather(ctx context.Context, c *container, req CreateRequest) (oc
 	if in.User, err = s.user(in.Rootfs, sec, req.ImageConfig.User); err != nil {
 		return in, err
 	}
+	if err := mapped(in.User, req.Sandbox.Users); err != nil {
+		return in, err
+	}
 	for _, m := range in.Config.GetMounts() {
 		if m.GetImage().GetImage() != "" {
 			continue
@@ -89,6 +92,23 @@ func checkUsers(cfg *runtimeapi.ContainerConfig, have ocispec.Users) error {
 		}
 		if have.NS == "" || !fits(m.GetUidMappings(), have.UIDs) || !fits(m.GetGidMappings(), have.GIDs) {
 			return fmt.Errorf("mount at %s: its mapping of IDs is not that of the pod's user namespace: %w", m.GetContainerPath(), errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// mapped makes sure that the pod's user namespace has who the container runs as:
+// the kernel would refuse the others when all else has been made.
+func mapped(u ocispec.User, in ocispec.Users) error {
+	if in.NS == "" {
+		return nil
+	}
+	if u.UID >= in.UIDs.Length {
+		return fmt.Errorf("user %d is not one of the %d that the pod's user namespace has: %w", u.UID, in.UIDs.Length, errdefs.ErrInvalidArgument)
+	}
+	for _, g := range append([]uint32{u.GID}, u.Groups...) {
+		if g >= in.GIDs.Length {
+			return fmt.Errorf("group %d is not one of the %d that the pod's user namespace has: %w", g, in.GIDs.Length, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil

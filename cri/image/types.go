@@ -2,6 +2,7 @@ package image
 
 import (
 	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -123,14 +124,16 @@ func (c Config) limits() snapshot.Limits {
 }
 
 // splitUser takes the user from "user[:group]" of an image's configuration:
-// a number becomes an UID, anything else a name.
+// a number becomes an UID, anything else a name, and so does a number that no
+// user can have: containers of it are refused.
 func splitUser(s string) (*int64, string) {
 	user, _, _ := strings.Cut(s, ":")
 	if user == "" {
 		return nil, ""
 	}
-	if n, err := strconv.ParseInt(user, 10, 64); err == nil && n >= 0 {
-		return &n, ""
+	if n, err := strconv.ParseUint(user, 10, 32); err == nil && n != math.MaxUint32 {
+		uid := int64(n)
+		return &uid, ""
 	}
 	return nil, user
 }

@@ -308,8 +308,9 @@ func TestSeccomp(t *testing.T) {
 
 func TestResolveUser(t *testing.T) {
 	acc := Accounts{
-		Passwd: []byte("root:x:0:0:root:/root:/bin/sh\n# comment:x:5:5::/c:\nbroken\nweb:x:101:102::/srv:/bin/sh\nnohome:x:7:8:::\n"),
-		Group:  []byte("root:x:0:\nweb:x:102:\nextra:x:300:other,web\nshort:x\n"),
+		Passwd: []byte("root:x:0:0:root:/root:/bin/sh\n# comment:x:5:5::/c:\nbroken\nweb:x:101:102::/srv:/bin/sh\nnohome:x:7:8:::\n" +
+			"4294967296:x:0:0::/:\n4294967295:x:0:0::/:\n+5:x:0:0::/:\n-1:x:0:0::/:\nstray:x:9:4294967295::/:\n"),
+		Group: []byte("root:x:0:\nweb:x:102:\nextra:x:300:other,web\nshort:x\n4294967296:x:0:\n"),
 	}
 	n := func(v int64) *runtimeapi.Int64Value { return &runtimeapi.Int64Value{Value: v} }
 	strict := runtimeapi.SupplementalGroupsPolicy_Strict
@@ -334,6 +335,14 @@ func TestResolveUser(t *testing.T) {
 		"unknown group":    {nil, "web:nogroup", User{}, true},
 		"negative":         {&sc{RunAsUser: n(-1)}, "", User{}, true},
 		"too large":        {&sc{RunAsUser: n(1<<32 - 1)}, "", User{}, true},
+		"larger":           {&sc{RunAsUser: n(1 << 32)}, "", User{}, true},
+		"group negative":   {&sc{RunAsGroup: n(-1)}, "", User{}, true},
+		"image too large":  {nil, "4294967296", User{}, true}, // has an entry that makes it root
+		"image no ID":      {nil, "4294967295", User{}, true},
+		"image sign":       {nil, "+5", User{}, true},
+		"image negative":   {nil, "-1", User{}, true},
+		"image group":      {nil, "web:4294967296", User{}, true},
+		"user of no group": {nil, "stray", User{}, true},
 		"group too large":  {&sc{SupplementalGroups: []int64{1 << 32}}, "", User{}, true},
 		"comment is no id": {nil, "5", User{5, 0, []uint32{0}, "/"}, false},
 	} {

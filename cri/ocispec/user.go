@@ -40,6 +40,12 @@ func ResolveUser(sec *runtimeapi.LinuxContainerSecurityContext, imageUser string
 	if g := sec.GetRunAsGroup(); g != nil {
 		group = strconv.FormatInt(g.GetValue(), 10)
 	}
+	if n := sec.GetRunAsUser(); n != nil && !idInRange(n.GetValue()) {
+		return User{}, invalid("user %d is out of range", n.GetValue())
+	}
+	if g := sec.GetRunAsGroup(); g != nil && !idInRange(g.GetValue()) {
+		return User{}, invalid("group %d is out of range", g.GetValue())
+	}
 	u, login, err := lookupUser(name, acc)
 	if err != nil {
 		return User{}, err
@@ -65,7 +71,7 @@ func ResolveUser(sec *runtimeapi.LinuxContainerSecurityContext, imageUser string
 		}
 	}
 	for _, g := range sec.GetSupplementalGroups() {
-		if g < 0 || g > math.MaxUint32-1 {
+		if !idInRange(g) {
 			return User{}, invalid("supplemental group %d is out of range", g)
 		}
 		add(uint32(g))
@@ -79,12 +85,18 @@ func lookupUser(name string, acc Accounts) (u User, login string, err error) {
 		name = "0"
 	}
 	uid, numeric := number(name)
+	if !numeric && looksNumeric(name) {
+		return User{}, "", invalid("user %q is a number, and none that a user can have", name)
+	}
 	for f := range records(acc.Passwd, 7) {
 		id, ok := number(f[2])
 		if !ok || (numeric && id != uid) || (!numeric && f[0] != name) {
 			continue
 		}
-		gid, _ := number(f[3])
+		gid, ok := number(f[3])
+		if !ok {
+			return User{}, "", invalid("the entry of user %q in the image's /etc/passwd has no group: %q is no number of one", name, f[3])
+		}
 		home := f[5]
 		if home == "" {
 			home = "/"
@@ -105,6 +117,9 @@ func lookupGroup(name string, acc Accounts) (uint32, error) {
 	if gid, ok := number(name); ok {
 		return gid, nil
 	}
+	if looksNumeric(name) {
+		return 0, invalid("group %q is a number, and none that a group can have", name)
+	}
 	for f := range records(acc.Group, 4) {
 		if f[0] == name {
 			if gid, ok := number(f[2]); ok {
@@ -114,6 +129,17 @@ func lookupGroup(name string, acc Accounts) (uint32, error) {
 	}
 	return 0, invalid("group %q is not in the image's /etc/group", name)
 }
+
+// looksNumeric tells names that somebody else may read as a number: all digits,
+// or digits after a sign. None of them is looked up as a name: whoever checks the
+// number of an image's user before (runAsNonRoot) and finds 4294967296 or +5 must
+// not get root because the image's /etc/passwd calls it so.
+func looksNumeric(name string) bool {
+	digits := strings.TrimLeft(name, "+-")
+	return digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
+func idInRange(id int64) bool { return id >= 0 && id < math.MaxUint32 }
 
 // number parses an ID; 2^32-1 means "no ID" to the kernel and is refused.
 func number(s string) (uint32, bool) {

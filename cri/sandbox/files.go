@@ -18,6 +18,10 @@ const (
 	maxHostFile = 1 << 20 // of /etc/hosts and /etc/resolv.conf
 	maxDNS      = 32      // servers, searches, options each: as libc reads at most 32 searches
 	shmSize     = "64m"
+	// etcSize bounds what a pod's containers can write into those three files: twice
+	// maxHostFile, and as much again to edit them in. Without it /etc/hosts would be
+	// a way to fill the state directory, which all pods need (CVE-2020-8557).
+	etcSize = "4m"
 )
 
 // Files are the paths of what a sandbox gives its containers to mount.
@@ -29,10 +33,14 @@ type Files struct {
 	Shm string
 }
 
+// etcIn is where the files lie: a small tmpfs of the sandbox's own, whose memory
+// counts against the container that writes.
+func etcIn(dir string) string { return filepath.Join(dir, "etc") }
+
 func filesIn(dir string, hostIPC bool) Files {
 	f := Files{
-		Hostname: filepath.Join(dir, "hostname"), Hosts: filepath.Join(dir, "hosts"),
-		ResolvConf: filepath.Join(dir, "resolv.conf"), Shm: filepath.Join(dir, "shm"),
+		Hostname: filepath.Join(etcIn(dir), "hostname"), Hosts: filepath.Join(etcIn(dir), "hosts"),
+		ResolvConf: filepath.Join(etcIn(dir), "resolv.conf"), Shm: filepath.Join(dir, "shm"),
 	}
 	if hostIPC {
 		f.Shm = "/dev/shm"
@@ -46,6 +54,9 @@ func makeFiles(dir string, c creation) error {
 	uid, gid := int(c.users.UIDs.Host), int(c.users.GIDs.Host)
 	hosts, err := readHost("/etc/hosts")
 	if err != nil {
+		return err
+	}
+	if err := mountEtc(etcIn(dir)); err != nil {
 		return err
 	}
 	for path, content := range map[string]string{f.Hostname: c.hostname + "\n", f.Hosts: hosts, f.ResolvConf: c.resolv} {
@@ -74,6 +85,20 @@ func makeFiles(dir string, c creation) error {
 	return nil
 }
 
+func mountEtc(etc string) error {
+	failpoint.Hit("cri/sandbox/etc-mkdir")
+	if err := os.Mkdir(etc, 0o711); err != nil {
+		return fmt.Errorf("making the directory of the sandbox's files: %w", err)
+	}
+	failpoint.Hit("cri/sandbox/etc-mount")
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+	if err := unix.Mount("etc", etc, "tmpfs", flags, "mode=711,nr_inodes=16,size="+etcSize); err != nil {
+		return fmt.Errorf("mounting the directory of the sandbox's files: %w", err)
+	}
+	failpoint.Hit("cri/sandbox/etc-mount-done")
+	return nil
+}
+
 // labelFiles gives the files to the pod's containers, where SELinux would keep
 // them from reading.
 func (s *Store) labelFiles(dir string, c creation) error {
@@ -86,24 +111,24 @@ func (s *Store) labelFiles(dir string, c creation) error {
 	return nil
 }
 
-// removeFiles undoes any part of makeFiles. A container that still has shm
-// mounted keeps its own mount of it.
+// removeFiles undoes any part of makeFiles. A container that still has one of
+// the two mounted keeps its own mount of it.
 func removeFiles(dir string) error {
 	f := filesIn(dir, false)
-	for {
-		failpoint.Hit("cri/sandbox/shm-unmount")
-		err := unix.Unmount(f.Shm, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break
+	for _, at := range []string{f.Shm, etcIn(dir)} {
+		for {
+			failpoint.Hit("cri/sandbox/files-unmount")
+			err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("unmounting %s of the sandbox: %w", filepath.Base(at), err)
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("unmounting the sandbox's /dev/shm: %w", err)
-		}
-	}
-	for _, path := range []string{f.Shm, f.ResolvConf, f.Hosts, f.Hostname} {
 		failpoint.Hit("cri/sandbox/file-remove")
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("removing a file of the sandbox: %w", err)
+		if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing a directory of the sandbox: %w", err)
 		}
 	}
 	return nil
