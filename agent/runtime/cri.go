@@ -27,6 +27,7 @@ type CRI interface {
 	ContainerStatus(context.Context, *cri.ContainerStatusRequest) (*cri.ContainerStatusResponse, error)
 	ListContainers(context.Context, *cri.ListContainersRequest) (*cri.ListContainersResponse, error)
 	ExecSync(context.Context, *cri.ExecSyncRequest) (*cri.ExecSyncResponse, error)
+	ReopenContainerLog(context.Context, *cri.ReopenContainerLogRequest) (*cri.ReopenContainerLogResponse, error)
 	GetContainerEvents(*cri.GetEventsRequest, grpc.ServerStreamingServer[cri.ContainerEventResponse]) error
 	PullImage(context.Context, *cri.PullImageRequest) (*cri.PullImageResponse, error)
 	ImageStatus(context.Context, *cri.ImageStatusRequest) (*cri.ImageStatusResponse, error)
@@ -89,6 +90,9 @@ func (e external) ListContainers(ctx context.Context, r *cri.ListContainersReque
 }
 func (e external) ExecSync(ctx context.Context, r *cri.ExecSyncRequest) (*cri.ExecSyncResponse, error) {
 	return call[cri.ExecSyncResponse](ctx, e, cri.RuntimeService_ExecSync_FullMethodName, r)
+}
+func (e external) ReopenContainerLog(ctx context.Context, r *cri.ReopenContainerLogRequest) (*cri.ReopenContainerLogResponse, error) {
+	return call[cri.ReopenContainerLogResponse](ctx, e, cri.RuntimeService_ReopenContainerLog_FullMethodName, r)
 }
 func (e external) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.PullImageResponse, error) {
 	return call[cri.PullImageResponse](ctx, e, cri.ImageService_PullImage_FullMethodName, r)

@@ -79,6 +79,10 @@ func fail(o op, err error) error {
 	return &pod.Error{Op: o.what, Kind: kind, Reason: reason, Err: plain(err)}
 }
 
+// Failed is err, which the runtime answered when doing what was asked of it, as
+// the rest of the agent knows errors; nil if err is.
+func Failed(doing string, err error) error { return fail(op{doing, ""}, err) }
+
 // failAs is fail with the kind known beforehand.
 func failAs(o op, kind pod.Kind, err error) error {
 	return &pod.Error{Op: o.what, Kind: kind, Reason: o.reason, Err: plain(err)}

@@ -256,6 +256,10 @@ func (f *fakeCRI) ListContainers(ctx context.Context, r *cri.ListContainersReque
 	return out, nil
 }
 
+func (f *fakeCRI) ReopenContainerLog(context.Context, *cri.ReopenContainerLogRequest) (*cri.ReopenContainerLogResponse, error) {
+	return &cri.ReopenContainerLogResponse{}, nil
+}
+
 func (f *fakeCRI) ExecSync(ctx context.Context, r *cri.ExecSyncRequest) (*cri.ExecSyncResponse, error) {
 	leave, err := f.enter(ctx, fmt.Sprintf("ExecSync %v %d", r.Cmd, r.Timeout))
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -43,7 +42,8 @@ type node struct {
 	cri       runtime.CRI    // the embedded server in-process, or the external one
 	server    *server.Server // nil with an external runtime
 	inProcess *server.InProcess
-	conn      *grpc.ClientConn
+	external  *external        // nil with the embedded runtime
+	conn      *grpc.ClientConn // to the external runtime
 
 	cgroups    *cgroup.Tree
 	volumes    *csi.Volumes
@@ -79,7 +79,7 @@ func (n *node) open(ctx context.Context) error {
 	if o.NodeName, err = nodeName(o.NodeName); err != nil {
 		return err
 	}
-	n.systemd = systemdCgroups(*o)
+	n.systemd = n.systemdDriver()
 	driver := cgroup.Cgroupfs
 	if n.systemd {
 		driver = cgroup.Systemd
@@ -113,16 +113,9 @@ func (n *node) open(ctx context.Context) error {
 	return err
 }
 
-// openRuntime opens the embedded runtime, or connects to an external one.
+// openRuntime opens the embedded runtime, or takes the external one that was found.
 func (n *node) openRuntime(ctx context.Context) (err error) {
-	if n.o.Endpoint != "" {
-		if !strings.HasPrefix(n.o.Endpoint, "unix://") {
-			return fmt.Errorf("the container runtime endpoint %q is not of the form unix:///path", n.o.Endpoint)
-		}
-		n.conn, err = grpc.NewClient(n.o.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
-		if err != nil {
-			return fmt.Errorf("connect to the container runtime %s: %w", n.o.Endpoint, err)
-		}
+	if n.external != nil {
 		n.cri = runtime.External(n.conn)
 		return nil
 	}
@@ -178,7 +171,7 @@ func (n *node) openAgent(ctx context.Context, objs runtime.Objects, sink Sink) (
 			Publish: sink.Publish, Events: sink.Event, Log: o.Log,
 			Config: plan.Config{
 				CrashLoopInitial: 10 * time.Second, CrashLoopMax: o.CrashLoopMax, PullInitial: 10 * time.Second, PullMax: 300 * time.Second,
-				NodeName: o.NodeName, HostIPs: n.ips, RuntimeName: "berth", RecursiveReadOnly: n.recursive,
+				NodeName: o.NodeName, HostIPs: n.ips, RuntimeName: n.runtimeName(), RecursiveReadOnly: n.recursive,
 			},
 		},
 	})

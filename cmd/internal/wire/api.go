@@ -32,6 +32,11 @@ func (n *node) serveAPI(set *source.Set, store *status.Store, ready func()) *ser
 		cfg.Audit = n.audit
 	} else {
 		cfg.Streams = server.Forward(externalStreams{n.conn})
+		cfg.Images = externalImages{n.external}
+		if n.external.name == berth {
+			cfg.Images = berthImages{externalImages{n.external}}
+			cfg.Audit = n.audit
+		}
 	}
 	return server.New(cfg)
 }
@@ -43,13 +48,22 @@ func (n *node) version(started time.Time) func() server.Version {
 		v.Runtime = server.Runtime{Name: b.Name, Version: b.Version, Path: b.Path, Why: b.Why}
 	} else {
 		v.Runtime = server.Runtime{Name: "external", Path: n.o.Endpoint, Why: "the configuration names this container runtime"}
+		if x := n.external; x.name != "" {
+			v.Runtime.Name, v.Runtime.Version = x.name, x.version
+		}
 	}
 	return func() server.Version { return v }
 }
 
 // audit lists what the runtime's records do not account for.
 func (n *node) audit(ctx context.Context) ([]server.Leak, error) {
-	r, err := n.inProcess.Berth().Audit(ctx, &api.AuditRequest{})
+	ask := func(ctx context.Context, r *api.AuditRequest) (*api.AuditResponse, error) {
+		return api.NewBerthClient(n.conn).Audit(ctx, r)
+	}
+	if n.embedded != nil {
+		ask = n.inProcess.Berth().Audit
+	}
+	r, err := ask(ctx, &api.AuditRequest{})
 	if err != nil {
 		return nil, err
 	}

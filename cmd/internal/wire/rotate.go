@@ -29,7 +29,7 @@ func (n *node) rotateLogs(ctx context.Context) error {
 					continue
 				}
 				_, err := rotation.Rotate(c.LogPath, time.Now(), func() error {
-					_, err := n.cri.(reopener).ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: string(c.ID)})
+					_, err := n.cri.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: string(c.ID)})
 					return err
 				})
 				if err != nil {
@@ -38,9 +38,4 @@ func (n *node) rotateLogs(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// reopener is what rotation asks of the runtime.
-type reopener interface {
-	ReopenContainerLog(ctx context.Context, r *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error)
 }

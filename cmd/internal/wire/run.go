@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"sync"
 
 	"github.com/berthd/berth/agent/pod"
 	"github.com/berthd/berth/agent/source"
@@ -24,11 +25,16 @@ func (n *node) openSources() (*source.Set, error) {
 	return source.New(cfg)
 }
 
-// Run runs the agent until ctx ends or a part of it fails. ready is called once
-// the agent's pods can be asked for; it must not block. Pods go on when Run returns.
+// Run runs the agent until ctx ends or a part of it fails. ready is called once,
+// when the agent can be asked for its pods or says which runtime it waits for; it
+// must not block. Pods go on when Run returns.
 func Run(ctx context.Context, o Options, ready func()) error {
 	n := &node{o: o}
 	defer n.close()
+	ready = sync.OnceFunc(ready)
+	if err := n.connect(ctx, ready); err != nil {
+		return err
+	}
 	if err := n.open(ctx); err != nil {
 		return err
 	}
