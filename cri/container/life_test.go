@@ -252,6 +252,21 @@ func TestReopenLog(t *testing.T) {
 	}
 }
 
+func TestNoLogWanted(t *testing.T) {
+	n := newNode(t, "crun")
+	cfg := n.config("sh", "-c", "head -c1000000 /dev/zero; exit 7")
+	cfg.LogPath = ""
+	id := n.start(cfg)
+	if st := n.exited(id); st.ExitCode != 7 || st.LogPath != "" {
+		t.Errorf("exit code %d, log path %q", st.ExitCode, st.LogPath)
+	}
+	cfg = n.config("sleep", "1000")
+	cfg.LogPath = ""
+	if err := n.store.ReopenLog(n.start(cfg)); err != nil {
+		t.Errorf("reopening what is not kept: %v", err)
+	}
+}
+
 func TestUpdateResources(t *testing.T) {
 	each(t, func(t *testing.T, n *node) {
 		cfg := n.config("sleep", "1000")

@@ -25,7 +25,7 @@ type Container struct {
 	Bundle string
 	// PersistDir is where conmon leaves a file "oom".
 	PersistDir string
-	LogPath    string
+	LogPath    string // "": what it writes is not kept
 	Terminal   bool
 	// Stdin keeps a pipe to the container's standard input; StdinOnce closes
 	// it when the first client has left.
@@ -108,11 +108,15 @@ func (m *Monitor) runtime(c Container) *ociruntime.Runtime {
 
 func (m *Monitor) args(c Container) []string {
 	rt := m.runtime(c)
+	log := "none"
+	if c.LogPath != "" {
+		log = "k8s-file:" + c.LogPath
+	}
 	args := []string{
 		"--sync", // one fork: conmon is our child, and ours to name
 		"-c", c.ID, "-u", c.ID, "-n", c.Name, "-r", rt.Binary().Executable(), "-b", c.Bundle,
 		"-p", filepath.Join(c.Bundle, "pidfile"), "--exit-dir", m.cfg.ExitDir, "--persist-dir", c.PersistDir,
-		"--full-attach", "-l", "k8s-file:" + c.LogPath, "--log-size-max", "-1", "--no-sync-log", "--log-level", "warning",
+		"--full-attach", "-l", log, "--log-size-max", "-1", "--no-sync-log", "--log-level", "warning",
 	}
 	for _, a := range rt.GlobalArgs() {
 		args = append(args, "--runtime-arg="+a)

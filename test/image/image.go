@@ -187,6 +187,9 @@ func tarLayer(l Layer) ([]byte, error) {
 		if f.Mode&os.ModeSticky != 0 {
 			h.Mode |= 0o1000
 		}
+		if f.Mode&os.ModeSetuid != 0 {
+			h.Mode |= 0o4000
+		}
 		switch {
 		case f.Link != "":
 			h.Typeflag, h.Linkname, h.Size, h.Mode = tar.TypeSymlink, f.Link, 0, 0o777
