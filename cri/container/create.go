@@ -44,10 +44,7 @@ type CreateRequest struct {
 // A fault of the container itself that only the runtime can find (its command
 // is missing) does not fail Create: Start tells it.
 func (s *Store) Create(ctx context.Context, req CreateRequest) (string, error) {
-	if sig := ParseSignal(req.ImageConfig.StopSignal); sig != 0 && req.Config.GetStopSignal() == runtimeapi.Signal_RUNTIME_DEFAULT {
-		req.Config = proto.CloneOf(req.Config)
-		req.Config.StopSignal = sig
-	}
+	req.Config = settledConfig(req)
 	id := record.NewID()
 	if err := s.names.Reserve(name(req.Pod.GetMetadata(), req.Config.GetMetadata()), id); err != nil {
 		return "", err
@@ -72,6 +69,32 @@ func (s *Store) Create(ctx context.Context, req CreateRequest) (string, error) {
 			"container", id, "err", downErr)
 	}
 	return "", err
+}
+
+// settledConfig is the container's configuration with what it leaves open: the
+// signal that stops it is the image's, its namespaces are those of the sandbox.
+func settledConfig(req CreateRequest) *runtimeapi.ContainerConfig {
+	sig := ParseSignal(req.ImageConfig.StopSignal)
+	openSignal := sig != 0 && req.Config.GetStopSignal() == runtimeapi.Signal_RUNTIME_DEFAULT
+	pod := req.Pod.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	openNamespaces := pod != nil && req.Config.GetLinux().GetSecurityContext().GetNamespaceOptions() == nil
+	if !openSignal && !openNamespaces {
+		return req.Config
+	}
+	cfg := proto.CloneOf(req.Config)
+	if openSignal {
+		cfg.StopSignal = sig
+	}
+	if openNamespaces {
+		if cfg.Linux == nil {
+			cfg.Linux = &runtimeapi.LinuxContainerConfig{}
+		}
+		if cfg.Linux.SecurityContext == nil {
+			cfg.Linux.SecurityContext = &runtimeapi.LinuxContainerSecurityContext{}
+		}
+		cfg.Linux.SecurityContext.NamespaceOptions = proto.CloneOf(pod)
+	}
+	return cfg
 }
 
 // begin puts the container on record, locked.

@@ -2,6 +2,7 @@ package container
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -240,6 +241,9 @@ func TestReopenLog(t *testing.T) {
 	if err := n.store.ReopenLog(id); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("ReopenLog returned before there was a new file: %v", err)
+	}
 	n.eventually("output in the new file", func() bool {
 		b, _ := os.ReadFile(path)
 		return len(b) > 0
@@ -249,6 +253,35 @@ func TestReopenLog(t *testing.T) {
 	}
 	if err := n.store.ReopenLog(id); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("reopen after exit: %v", err)
+	}
+}
+
+// A container that says nothing of namespaces has those of its sandbox.
+func TestNamespacesOfSandbox(t *testing.T) {
+	n := newNode(t, "crun")
+	cfg := n.config("sleep", "1000")
+	options := cfg.Linux.SecurityContext.NamespaceOptions
+	for name, linux := range map[string]*runtimeapi.LinuxContainerConfig{"no context": nil, "empty context": {SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := n.config("sleep", "1000")
+			cfg.Linux = linux
+			req := n.request(cfg)
+			req.Pod.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: options}}
+			id, err := n.store.Create(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			own, err := os.Readlink("/proc/self/ns/net")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", mustGet(n, id).rec.Init.PID)); err != nil || got != own {
+				t.Errorf("network %s, want the host's %s, as the sandbox has it (%v)", got, own, err)
+			}
+			if linux != nil && linux.SecurityContext.NamespaceOptions != nil {
+				t.Error("the caller's configuration was changed")
+			}
+		})
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"time"
 
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/ocispec"
@@ -79,9 +81,38 @@ func (s *Store) ReopenLog(id string) error {
 	if rec.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		return fmt.Errorf("container %s is not running: its log is closed: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
+	if rec.LogPath == "" {
+		return nil // nothing is kept
+	}
+	before, _ := os.Lstat(rec.LogPath) // nil once it was renamed
 	err = monitor.ReopenLog(s.bundle(c.id))
 	if errors.Is(err, monitor.ErrGone) {
 		return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.reopened(c, rec.LogPath, before)
+}
+
+// reopenTimeout is how long a monitor may take to open a log anew.
+const reopenTimeout = 10 * time.Second
+
+// reopened waits until path is another file than before: whoever asked may look
+// at it, and takes the old one to be complete.
+func (s *Store) reopened(c *container, path string, before os.FileInfo) error {
+	wait := time.Millisecond
+	for end := time.Now().Add(reopenTimeout); ; wait = min(2*wait, 100*time.Millisecond) {
+		now, err := os.Lstat(path)
+		if err == nil && (before == nil || !os.SameFile(before, now)) {
+			return nil
+		}
+		if rec, _ := c.snapshot(); rec.State() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			return fmt.Errorf("container %s has exited: its log is closed: %w", c.id, errdefs.ErrFailedPrecondition)
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the monitor (conmon) has not opened the log %s anew within %s: %w", path, reopenTimeout, context.DeadlineExceeded)
+		}
+		time.Sleep(wait)
+	}
 }
