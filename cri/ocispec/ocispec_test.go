@@ -336,7 +336,8 @@ func TestResolveUser(t *testing.T) {
 		"negative":         {&sc{RunAsUser: n(-1)}, "", User{}, true},
 		"too large":        {&sc{RunAsUser: n(1<<32 - 1)}, "", User{}, true},
 		"larger":           {&sc{RunAsUser: n(1 << 32)}, "", User{}, true},
-		"group negative":   {&sc{RunAsGroup: n(-1)}, "", User{}, true},
+		"group negative":   {&sc{RunAsUser: n(7), RunAsGroup: n(-1)}, "", User{}, true},
+		"group alone":      {&sc{RunAsGroup: n(9)}, "web", User{}, true},
 		"image too large":  {nil, "4294967296", User{}, true}, // has an entry that makes it root
 		"image no ID":      {nil, "4294967295", User{}, true},
 		"image sign":       {nil, "+5", User{}, true},

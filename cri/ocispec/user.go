@@ -24,8 +24,9 @@ type Accounts struct{ Passwd, Group []byte }
 
 // ResolveUser works out the user from, first found first: the security
 // context's number, its name, the image's "user[:group]", root. Groups of the
-// image's /etc/group are merged in unless the policy is Strict. Errors wrap
-// ErrInvalid.
+// image's /etc/group are merged in unless the policy is Strict. A group in the
+// security context needs a user there (CRI: "the runtime MUST error"). Errors
+// wrap ErrInvalid.
 func ResolveUser(sec *runtimeapi.LinuxContainerSecurityContext, imageUser string, acc Accounts) (User, error) {
 	name, group := imageUser, ""
 	if i := strings.IndexByte(imageUser, ':'); i >= 0 {
@@ -36,6 +37,8 @@ func ResolveUser(sec *runtimeapi.LinuxContainerSecurityContext, imageUser string
 		name, group = strconv.FormatInt(sec.GetRunAsUser().GetValue(), 10), ""
 	case sec.GetRunAsUsername() != "":
 		name, group = sec.GetRunAsUsername(), ""
+	case sec.GetRunAsGroup() != nil:
+		return User{}, invalid("the group %d is given without a user (run_as_group is for run_as_user and run_as_username)", sec.GetRunAsGroup().GetValue())
 	}
 	if g := sec.GetRunAsGroup(); g != nil {
 		group = strconv.FormatInt(g.GetValue(), 10)
