@@ -116,7 +116,9 @@ case "$2 $3" in
 "start loud") head -c 10000000 /dev/zero | tr '\0' x >&2; exit 1 ;;
 "state good") echo '{"id":"good","status":"running","pid":7}' ;;
 "state bad") echo '{' ;;
-"delete --force") echo 'container does not exist' >&2; exit 1 ;;
+"delete gone") echo 'container does not exist' >&2; exit 1 ;;
+"delete alive") echo 'container alive is not stopped' >&2; exit 1 ;;
+"delete --force") echo "$4" > "$0.forced" ;;
 "update --resources") cat > "$0.in" ;;
 esac`)
 	r := New(Binary{Name: "crun", Path: lying}, "/nowhere", false, Direct{})
@@ -137,6 +139,12 @@ esac`)
 	}
 	if err := r.Delete(t.Context(), "gone"); err != nil {
 		t.Errorf("delete of what is gone: %v", err)
+	}
+	if err := r.Delete(t.Context(), "alive"); err != nil {
+		t.Errorf("delete of what has not ended: %v", err)
+	}
+	if b, _ := os.ReadFile(lying + ".forced"); string(b) != "alive\n" {
+		t.Errorf("force was used on %q", b)
 	}
 	limit := int64(5)
 	if err := r.Update(t.Context(), "c", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err != nil {
