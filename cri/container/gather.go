@@ -47,6 +47,9 @@ func (s *Store) gather(ctx context.Context, c *container, req CreateRequest) (oc
 			return in, err
 		}
 	}
+	if err := checkWorkingDir(in); err != nil {
+		return in, err
+	}
 	if in.Devices, err = devices(in.Config); err != nil {
 		return in, err
 	}

@@ -80,23 +80,37 @@ func processArgs(in Input) ([]string, error) {
 	return all, nil
 }
 
-func workingDir(in Input) (string, error) {
+// WorkingDir is where the first process begins, before links are followed: the
+// container's choice, or else its image's.
+func WorkingDir(in Input) string {
 	dir := in.Config.GetWorkingDir()
 	if dir == "" {
 		dir = in.Image.WorkingDir
 	}
+	return path.Clean("/" + dir)
+}
+
+func workingDir(in Input) (string, error) {
+	dir := WorkingDir(in)
 	if strings.ContainsRune(dir, 0) {
 		return "", invalid("the working directory contains a NUL byte")
 	}
-	dir = path.Clean("/" + dir)
-	// A descriptor that a runtime forgot to close must not become a way out
-	// (CVE-2024-21626): nothing legitimate has its working directory there.
-	for _, p := range []string{"/proc/self/", "/proc/thread-self/", "/proc/1/"} {
-		if strings.HasPrefix(dir, p) {
-			return "", invalid("working directory %q lies in a process's own /proc directory", dir)
-		}
+	return dir, CheckWorkingDir(dir)
+}
+
+// CheckWorkingDir refuses a process's own /proc directory and all in it: a
+// descriptor that a runtime forgot to close must not become a way out
+// (CVE-2024-21626), and nothing legitimate has its working directory there.
+func CheckWorkingDir(dir string) error {
+	rest, ok := strings.CutPrefix(dir, "/proc/")
+	if !ok {
+		return nil
 	}
-	return dir, nil
+	first, _, _ := strings.Cut(rest, "/")
+	if _, pid := number(first); pid || first == "self" || first == "thread-self" {
+		return invalid("working directory %q lies in a process's own /proc directory", dir)
+	}
+	return nil
 }
 
 // environment merges, each overriding the ones before: defaults, the image's,
