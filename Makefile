@@ -75,14 +75,14 @@ vm: ## check Berth under systemd on cgroup v2, v1 and hybrid in an emulated mach
 	$(if $(filter v2 v1,$(or $(VM),v2 v1)),sh test/vm/fields.sh $(filter v2 v1,$(or $(VM),v2 v1)))
 
 .PHONY: install
-install: build ## install the binary, the systemd unit and a commented configuration
+install: build ## install the binary, the systemd units and a commented configuration
 	install -D -m 0755 bin/berth $(DESTDIR)$(PREFIX)/bin/berth
 	install -d -m 0755 $(DESTDIR)$(ETC) $(DESTDIR)$(ETC)/manifests $(DESTDIR)$(ETC)/certs.d
 	[ -e $(DESTDIR)$(ETC)/config.yaml ] || { bin/berth config default >$(DESTDIR)$(ETC)/config.yaml.new && mv $(DESTDIR)$(ETC)/config.yaml.new $(DESTDIR)$(ETC)/config.yaml; }
 	mkdir -p $(DESTDIR)/lib/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|g; s|@ETC@|$(ETC)|g' cmd/berth/berth.service >$(DESTDIR)/lib/systemd/system/berth.service
-	@echo "installed; start it with: systemctl daemon-reload && systemctl enable --now berth"
+	for u in berth berth-runtime; do sed 's|@PREFIX@|$(PREFIX)|g; s|@ETC@|$(ETC)|g' cmd/berth/$$u.service >$(DESTDIR)/lib/systemd/system/$$u.service; done
+	@echo "installed; start it with: systemctl daemon-reload && systemctl enable --now berth   (beside a kubelet: berth-runtime)"
 
 .PHONY: uninstall
 uninstall: ## remove what install put in place (configuration and pods stay)
-	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)/lib/systemd/system/berth.service
+	rm -f $(DESTDIR)$(PREFIX)/bin/berth $(DESTDIR)/lib/systemd/system/berth.service $(DESTDIR)/lib/systemd/system/berth-runtime.service

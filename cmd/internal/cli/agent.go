@@ -58,7 +58,10 @@ func (a *app) runAgent(ctx context.Context, o wire.Options) error {
 	defer cancel()
 	err := wire.Run(ctx, o, func() {
 		notify(o.Log, daemon.SdNotifyReady)
-		watchdog.Go(func() { keepAlive(watching, o) })
+		self := client.New(o.Socket)
+		watchdog.Go(func() {
+			keepAlive(watching, o.Log, func(ctx context.Context) error { _, err := self.Version(ctx); return err })
+		})
 	})
 	notify(o.Log, daemon.SdNotifyStopping)
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -73,16 +76,15 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// keepAlive feeds systemd's watchdog as long as the agent answers on its own
-// socket: an agent that hangs is restarted.
-func keepAlive(ctx context.Context, o wire.Options) {
+// keepAlive feeds systemd's watchdog as long as ask answers on the program's own
+// socket: one that hangs is restarted.
+func keepAlive(ctx context.Context, log *slog.Logger, ask func(context.Context) error) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || every <= 0 {
 		return
 	}
 	tick := time.NewTicker(every / 3)
 	defer tick.Stop()
-	self := client.New(o.Socket)
 	for {
 		select {
 		case <-ctx.Done():
@@ -90,12 +92,12 @@ func keepAlive(ctx context.Context, o wire.Options) {
 		case <-tick.C:
 		}
 		asked, cancel := context.WithTimeout(ctx, every/3)
-		_, err := self.Version(asked)
+		err := ask(asked)
 		cancel()
 		if err == nil {
-			notify(o.Log, daemon.SdNotifyWatchdog)
+			notify(log, daemon.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
-			o.Log.Error("the agent does not answer itself: systemd's watchdog is not fed", "error", err)
+			log.Error("no answer on the own socket: systemd's watchdog is not fed", "error", err)
 		}
 	}
 }

@@ -7,9 +7,13 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/cmd/internal/config"
 	"github.com/berthd/berth/cmd/internal/wire"
@@ -40,15 +44,37 @@ func runtimeCommand(a *app) *cobra.Command {
 			}
 		}
 		slog.SetDefault(o.Log)
-		ctx := cmd.Context()
-		err = wire.RunRuntime(ctx, o, func() { notify(o.Log, daemon.SdNotifyReady) })
-		notify(o.Log, daemon.SdNotifyStopping)
-		if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
-			return nil // told to end
-		}
-		return err
+		return serveRuntime(cmd.Context(), o)
 	}
 	return cmd
+}
+
+// serveRuntime serves until ctx ends, and keeps systemd told, if there is one.
+func serveRuntime(ctx context.Context, o wire.Options) error {
+	conn, err := grpc.NewClient("unix://"+o.CRISocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return fmt.Errorf("connect to the own socket %s: %w", o.CRISocket, err)
+	}
+	defer conn.Close()
+	self := runtimeapi.NewRuntimeServiceClient(conn)
+	watching, cancel := context.WithCancel(ctx)
+	var watchdog sync.WaitGroup
+	defer watchdog.Wait()
+	defer cancel()
+	err = wire.RunRuntime(ctx, o, func() {
+		notify(o.Log, daemon.SdNotifyReady)
+		watchdog.Go(func() {
+			keepAlive(watching, o.Log, func(ctx context.Context) error {
+				_, err := self.Version(ctx, &runtimeapi.VersionRequest{})
+				return err
+			})
+		})
+	})
+	notify(o.Log, daemon.SdNotifyStopping)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil // told to end
+	}
+	return err
 }
 
 // socketPath is the path of a unix socket, given as unix:///path or as a path.
