@@ -32,6 +32,13 @@ type Known struct {
 	Observed pod.Observed
 }
 
+// IsPod says that a sandbox has the labels that a node agent gives to those of
+// pods: others are somebody else's, crictl's for example.
+func IsPod(s *cri.PodSandbox) bool {
+	uid := s.GetMetadata().GetUid()
+	return uid != "" && s.Labels[labelPodUID] == uid
+}
+
 // list asks for all sandboxes and containers: two calls, whatever their number.
 func (r *Runtime) list(ctx context.Context) (map[pod.UID]look, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -48,10 +55,10 @@ func (r *Runtime) list(ctx context.Context) (map[pod.UID]look, error) {
 	owner := map[string]pod.UID{}
 	all := map[pod.UID]look{}
 	for _, s := range sandboxes.Items {
-		uid := pod.UID(s.GetMetadata().GetUid())
-		if uid == "" || s.Labels[labelPodUID] != string(uid) {
-			continue // somebody else's: crictl, another agent's
+		if !IsPod(s) {
+			continue
 		}
+		uid := pod.UID(s.GetMetadata().GetUid())
 		l := all[uid]
 		l.at, l.sandboxes = at, append(l.sandboxes, s)
 		all[uid], owner[s.Id] = l, uid

@@ -47,6 +47,5 @@ func importSpec(a *node.Agent, dir string, spec image.Spec) error {
 	if err := errors.Join(image.WriteOCI(f, spec), f.Close()); err != nil {
 		return err
 	}
-	_, err = a.Berth("images", "import", path)
-	return err
+	return a.Load(path)
 }

@@ -282,7 +282,8 @@ func (r *running) container(name string) (string, error) {
 	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for _, s := range list {
 			if s.Name == name && s.ContainerID != "" {
-				return strings.TrimPrefix(s.ContainerID, "berth://"), nil
+				_, id, _ := strings.Cut(s.ContainerID, "://")
+				return id, nil
 			}
 		}
 	}
@@ -295,7 +296,7 @@ func (r *running) oci() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	document, err := os.ReadFile(filepath.Join(r.a.Dir, "run", "containers", id, "bundle", "config.json"))
+	document, err := os.ReadFile(filepath.Join(r.a.Bundle(id), "config.json"))
 	if err != nil {
 		return "", err
 	}

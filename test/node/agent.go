@@ -43,10 +43,12 @@ type Agent struct {
 	running *running
 }
 
-// running is the agent's process; the copies that For makes share it.
+// running is the agent's process, and the runtime's below it if that is another;
+// the copies that For makes share it.
 type running struct {
-	mu  sync.Mutex
-	cmd *exec.Cmd
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	below *below // nil: the agent has its runtime in its process
 }
 
 // For returns a's double that reports to t: for subtests on one agent.
@@ -79,6 +81,7 @@ func New(t testing.TB, binary string) *Agent {
 	if a.log, err = os.Create(filepath.Join(dir, "agent.log")); err != nil {
 		t.Fatal(err)
 	}
+	a.running.below = newBelow(a)
 	t.Cleanup(a.cleanup)
 	return a
 }
@@ -107,6 +110,9 @@ func (a *Agent) cleanup() {
 	if a.T.Failed() {
 		a.end(syscall.SIGQUIT) // its log ends with what every goroutine was doing
 		a.T.Logf("the agent's log:\n%s", a.Log(600))
+		if a.running.below != nil {
+			a.T.Logf("the runtime's log:\n%s", a.runtimeLog())
+		}
 	}
 	a.Stop()
 	a.Purge()
@@ -121,17 +127,33 @@ func (a *Agent) cleanup() {
 
 // dirFlags place everything below a.Dir.
 func (a *Agent) dirFlags() []string {
-	return []string{"--root-dir", a.Dir + "/root", "--state-dir", a.Dir + "/run", "--log-dir", a.Dir + "/log", "--cgroup-root", "/" + filepath.Base(a.Dir)}
+	return []string{"--root-dir", a.Dir + "/root", "--state-dir", a.Dir + "/run", "--log-dir", a.Dir + "/log", "--cgroup-root", a.cgroupRoot()}
 }
 
-// Socket is the agent's API socket, CRISocket the runtime's.
-func (a *Agent) Socket() string    { return a.Dir + "/run/berth.sock" }
-func (a *Agent) CRISocket() string { return a.Dir + "/run/cri.sock" }
+func (a *Agent) cgroupRoot() string { return "/" + filepath.Base(a.Dir) }
 
-// Spawn starts the agent process and does not wait for it.
+// Socket is the agent's API socket, CRISocket the runtime's.
+func (a *Agent) Socket() string { return a.Dir + "/run/berth.sock" }
+func (a *Agent) CRISocket() string {
+	if b := a.running.below; b != nil {
+		return b.socket(a)
+	}
+	return a.Dir + "/run/cri.sock"
+}
+
+// Spawn starts the agent process, and the runtime below it if that is another and
+// does not run, and does not wait for the agent.
 func (a *Agent) Spawn() {
 	a.T.Helper()
+	a.StartRuntime()
+	a.SpawnAlone()
+}
+
+// SpawnAlone starts the agent process, whatever the runtime below it does.
+func (a *Agent) SpawnAlone() {
+	a.T.Helper()
 	args := append([]string{"agent", "--manifest-dir", a.Manifests, "--log-level", "info"}, a.dirFlags()...)
+	args = append(args, a.endpointFlags()...)
 	cmd := exec.Command(a.Binary, append(args, a.Flags...)...)
 	cmd.Env = append(os.Environ(), a.Env...)
 	cmd.Stdout, cmd.Stderr = a.log, a.log
@@ -160,6 +182,11 @@ func (a *Agent) Start() {
 func (a *Agent) Marks() []string {
 	a.T.Helper()
 	marks := []string{filepath.Base(a.Dir)}
+	if b := a.running.below; b != nil {
+		if c, ok := b.runtime.(*containerd); ok {
+			return append(marks, c.marks()...)
+		}
+	}
 	body, err := os.ReadFile(a.Dir + "/root/cni/default.json")
 	if err != nil {
 		a.T.Fatalf("the agent has no default network: %v", err)
@@ -224,11 +251,29 @@ func (a *Agent) end(sig syscall.Signal) {
 	}
 }
 
-// Purge removes everything the agent has on the host; it must not be running.
+// Purge removes everything the agent has on the host, and its runtime; the agent must not be running.
 func (a *Agent) Purge() {
 	a.T.Helper()
-	if msg, err := exec.Command(a.Binary, append([]string{"purge", "--yes"}, a.dirFlags()...)...).CombinedOutput(); err != nil {
-		a.T.Errorf("berth purge: %v\n%s", err, msg)
+	purge := func(flags ...string) {
+		a.T.Helper()
+		args := append(append([]string{"purge", "--yes"}, a.dirFlags()...), flags...)
+		if msg, err := exec.Command(a.Binary, args...).CombinedOutput(); err != nil {
+			a.T.Errorf("berth purge: %v\n%s", err, msg)
+		}
+	}
+	b := a.running.below
+	if b == nil {
+		purge()
+		return
+	}
+	if b.cmd != nil || b.args != nil { // it has run at all
+		a.StartRuntime()
+		purge(a.endpointFlags()...)
+		a.StopRuntime()
+		b.clear(a)
+	}
+	if _, ours := b.runtime.(berthRuntime); ours {
+		purge()
 	}
 }
 
@@ -281,7 +326,9 @@ func (a *Agent) ImportBusybox() {
 	if err := errors.Join(image.WriteOCI(f, spec), f.Close()); err != nil {
 		a.T.Fatal(err)
 	}
-	a.Must("images", "import", path)
+	if err := a.Load(path); err != nil {
+		a.T.Fatal(err)
+	}
 }
 
 // Place renames a manifest into the manifest directory.

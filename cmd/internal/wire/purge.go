@@ -34,6 +34,9 @@ func Purge(ctx context.Context, o Options) error {
 			return nil // neither directory: there is nothing of this agent
 		}
 	}
+	if o.Endpoint != "" {
+		return purgeExternal(ctx, o)
+	}
 	systemd := systemdCgroups(o)
 	e, err := openEmbedded(ctx, o, systemd)
 	if err != nil {
