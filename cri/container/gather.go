@@ -47,7 +47,7 @@ func (s *Store) gather(ctx context.Context, c *container, req CreateRequest) (oc
 			return in, err
 		}
 	}
-	if err := checkWorkingDir(in); err != nil {
+	if err := checkPlaces(in); err != nil {
 		return in, err
 	}
 	if in.Devices, err = devices(in.Config); err != nil {
