@@ -3,16 +3,20 @@ package image
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/berthd/berth/cri/snapshot"
+	"github.com/berthd/berth/cri/snapshot/layer"
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -30,32 +34,73 @@ type layerJob struct {
 	diffID        digest.Digest
 	chain, parent digest.Digest
 	tracker       *tracker
+	// below waits for the layers below and gives their directories, topmost first.
+	below func(context.Context) ([]string, error)
 }
 
-// unpackImage unpacks the layers that are not there yet, lowest first. ready
-// waits until a layer's blob is stored; nil means that all are.
+// staged is a layer in a directory of its own that has no place in a chain yet.
+type staged struct {
+	key     string
+	job     snapshot.Job
+	pending layer.Pending
+}
+
+// unpackImage unpacks the layers that are not there yet, each as soon as its blob
+// is, whatever becomes of those below it; they are put on one another in order:
+//
+//	blob ──▶ staged ──settled on the layers below──▶ committed
+//	            └─(cannot without these)─▶ unpacked over them ─▶ committed
+//
+// ready waits until a layer's blob is stored; nil means that all are.
 func (s *Store) unpackImage(ctx context.Context, p *parsed, t *tracker, ready func(context.Context, int) error) error {
-	var parent digest.Digest
-	for i, chain := range p.chain() {
-		// Waited for even where the chain exists: an image is complete only
-		// with its blobs, from which its layers can be made again.
-		if ready != nil {
-			if err := ready(ctx, i); err != nil {
-				return err
+	group, ctx := errgroup.WithContext(ctx)
+	chain := p.chain()
+	dirs := make([]string, len(chain)) // dirs[i] is written before done[i] closes
+	done := make([]chan struct{}, len(chain))
+	for i := range chain {
+		done[i] = make(chan struct{})
+		job := layerJob{blob: p.layers[i], diffID: p.diffIDs[i], chain: chain[i], tracker: t}
+		if i > 0 {
+			job.parent = chain[i-1]
+		}
+		job.below = func(ctx context.Context) ([]string, error) {
+			for _, d := range done[:i] {
+				select {
+				case <-d:
+				case <-ctx.Done():
+					return nil, context.Cause(ctx)
+				}
 			}
+			lower := slices.Clone(dirs[:i])
+			slices.Reverse(lower)
+			return lower, nil
 		}
-		job := layerJob{blob: p.layers[i], diffID: p.diffIDs[i], chain: chain, parent: parent, tracker: t}
-		if err := s.unpackLayer(ctx, job); err != nil {
-			return fmt.Errorf("layer %s: %w", job.blob.Digest, err)
-		}
-		t.layerDone(job.blob.Digest)
-		parent = chain
+		group.Go(func() error {
+			// Waited for even where the chain exists: an image is complete only
+			// with its blobs, from which its layers can be made again.
+			if ready != nil {
+				if err := ready(ctx, i); err != nil {
+					return err
+				}
+			}
+			err := s.unpackLayer(ctx, job)
+			if err == nil {
+				dirs[i], err = s.chainDir(ctx, chain[i])
+			}
+			if err != nil {
+				return fmt.Errorf("layer %s: %w", job.blob.Digest, err)
+			}
+			t.layerDone(job.blob.Digest)
+			close(done[i])
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 // unpackLayer makes one chain, unless it exists; of several that want the same
-// one works and the others wait for it.
+// one works and the others wait for it. Who has a chain waits for those below it
+// only, and each of these likewise, so that nobody waits in a circle.
 func (s *Store) unpackLayer(ctx context.Context, job layerJob) error {
 	release, err := s.claimChain(ctx, job.chain)
 	if err != nil {
@@ -65,11 +110,27 @@ func (s *Store) unpackLayer(ctx context.Context, job layerJob) error {
 	if exists, err := s.holdChain(ctx, job.chain); err != nil || exists {
 		return err
 	}
-	if err := s.unpacks.Acquire(ctx, 1); err != nil {
-		return context.Cause(ctx)
+	st, err := s.stage(ctx, job)
+	if err == nil {
+		var lower []string
+		if lower, err = job.below(ctx); err == nil && job.parent != "" {
+			err = snapshot.Settle(ctx, st.job.Upper, lower, st.pending)
+		}
+		if err == nil {
+			return s.commit(ctx, job, st, snapshots.WithParent(string(job.parent)))
+		}
+		s.dropLayer(ctx, st.key)
 	}
-	defer s.unpacks.Release(1)
-	return s.makeChain(ctx, job)
+	if !errors.Is(err, layer.ErrNeedsLower) {
+		return err
+	}
+	if _, err := job.below(ctx); err != nil {
+		return err
+	}
+	if st, err = s.unpackOver(ctx, job); err != nil {
+		return err
+	}
+	return s.commit(ctx, job, st)
 }
 
 // holdChain tells whether chain exists. ctx's lease holds it first, so that
@@ -88,38 +149,64 @@ func (s *Store) holdChain(ctx context.Context, chain digest.Digest) (bool, error
 	return true, nil
 }
 
-func (s *Store) makeChain(ctx context.Context, job layerJob) error {
-	key := unpackPrefix + rand.Text()
+// stage unpacks a layer without those below it.
+func (s *Store) stage(ctx context.Context, job layerJob) (staged, error) {
+	mode := layer.Alone
+	if job.parent == "" {
+		mode = layer.Bottom
+	}
+	return s.unpack(ctx, job, mode, "")
+}
+
+// unpackOver unpacks a layer on top of those below it.
+func (s *Store) unpackOver(ctx context.Context, job layerJob) (staged, error) {
+	return s.unpack(ctx, job, layer.Over, string(job.parent))
+}
+
+func (s *Store) unpack(ctx context.Context, job layerJob, mode layer.Mode, parent string) (st staged, err error) {
+	if err := s.unpacks.Acquire(ctx, 1); err != nil {
+		return st, context.Cause(ctx)
+	}
+	defer s.unpacks.Release(1)
+	st.key = unpackPrefix + rand.Text()
 	failpoint.Hit("cri/image/layer-prepare")
-	mounts, err := s.layers.Prepare(ctx, key, string(job.parent))
+	mounts, err := s.layers.Prepare(ctx, st.key, parent)
 	if err != nil {
-		return fmt.Errorf("prepare: %w", err)
+		return st, fmt.Errorf("prepare: %w", err)
 	}
 	failpoint.Hit("cri/image/layer-prepare-done")
-	committed := false
 	defer func() {
-		if !committed {
-			s.dropLayer(ctx, key)
+		if err != nil {
+			s.dropLayer(ctx, st.key)
 		}
 	}()
-	sj, err := s.snapshotJob(job, mounts)
-	if err != nil {
-		return err
+	if st.job, err = s.snapshotJob(job, mounts); err != nil {
+		return st, err
 	}
+	st.job.Mode = mode
 	job.tracker.unpacking(job.blob.Digest, 0)
-	res, err := snapshot.Unpack(ctx, sj, func(n int64) { job.tracker.unpacking(job.blob.Digest, n) })
+	res, err := snapshot.Unpack(ctx, st.job, func(n int64) { job.tracker.unpacking(job.blob.Digest, n) })
 	if err != nil {
-		return err
+		return st, err
 	}
-	s.log.Debug("layer unpacked", "layer", job.blob.Digest, "entries", res.Entries, "bytes", res.Bytes)
+	s.log.Debug("layer unpacked", "layer", job.blob.Digest, "mode", mode, "entries", res.Entries, "bytes", res.Bytes)
+	st.pending = res.Pending
+	return st, nil
+}
+
+// commit gives a layer its place in the chain.
+func (s *Store) commit(ctx context.Context, job layerJob, st staged, opts ...snapshots.Opt) error {
 	failpoint.Hit("cri/image/layer-commit")
-	err = s.layers.Commit(ctx, string(job.chain), key)
-	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return fmt.Errorf("commit: %w", err)
-	}
-	committed = err == nil
+	err := s.layers.Commit(ctx, string(job.chain), st.key, opts...)
 	failpoint.Hit("cri/image/layer-commit-done")
-	return nil
+	if err == nil {
+		return nil
+	}
+	s.dropLayer(ctx, st.key)
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	return fmt.Errorf("commit: %w", err)
 }
 
 // dropLayer removes a layer that was not committed, also when ctx has ended.
@@ -190,16 +277,25 @@ func (s *Store) claimChain(ctx context.Context, chain digest.Digest) (release fu
 func (s *Store) chainDirs(ctx context.Context, p *parsed) ([]string, error) {
 	chain := p.chain()
 	dirs := make([]string, 0, len(chain))
-	for i := len(chain) - 1; i >= 0; i-- {
-		st, err := s.layers.Stat(ctx, string(chain[i]))
+	for _, c := range slices.Backward(chain) {
+		dir, err := s.chainDir(ctx, c)
 		if err != nil {
-			return nil, fmt.Errorf("layer %s: %w", chain[i], err)
-		}
-		dir := st.Labels[upperLabel]
-		if st.Kind != snapshots.KindCommitted || dir == "" {
-			return nil, fmt.Errorf("layer %s has no directory: %w", chain[i], errdefs.ErrNotFound)
+			return nil, err
 		}
 		dirs = append(dirs, dir)
 	}
 	return dirs, nil
+}
+
+// chainDir gives the directory of one layer.
+func (s *Store) chainDir(ctx context.Context, chain digest.Digest) (string, error) {
+	st, err := s.layers.Stat(ctx, string(chain))
+	if err != nil {
+		return "", fmt.Errorf("layer %s: %w", chain, err)
+	}
+	dir := st.Labels[upperLabel]
+	if st.Kind != snapshots.KindCommitted || dir == "" {
+		return "", fmt.Errorf("layer %s has no directory: %w", chain, errdefs.ErrNotFound)
+	}
+	return dir, nil
 }

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/berthd/berth/cri/snapshot/layer"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -43,6 +43,8 @@ type report struct {
 	Result Result `json:"result"`
 	Fault  Fault  `json:"fault,omitempty"`
 	Error  string `json:"error,omitempty"`
+	// NeedsLower: the layer was to be applied alone and cannot be.
+	NeedsLower bool `json:"needsLower,omitempty"`
 }
 
 // UnpackMain is the main function of the unpacking child; it never returns.
@@ -58,7 +60,7 @@ func UnpackMain() {
 	res, err := unpackChild(context.Background())
 	rep.Result = res
 	if err != nil {
-		rep.Fault, rep.Error = classify(err), err.Error()
+		rep.Fault, rep.Error, rep.NeedsLower = classify(err), err.Error(), errors.Is(err, layer.ErrNeedsLower)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(rep); err != nil {
 		os.Exit(1)
@@ -73,6 +75,10 @@ func classify(err error) Fault {
 		return ue.Fault
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return FaultDisk
+	case errors.Is(err, layer.ErrLimit):
+		return FaultLimit
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return FaultHost
 	}
 	return FaultLayer
 }
@@ -123,7 +129,10 @@ func limitMemory(n int64) {
 // confine makes the layer's directory, seen through the layers below it, the
 // root of this process. The parent gave it a mount namespace of its own.
 func confine(job Job) error {
-	if len(job.Lower) > 0 {
+	if job.Mode == layer.Over {
+		if err := dressRoot(job); err != nil {
+			return fault(FaultHost, "give the layer's root the attributes of the one below: %w", err)
+		}
 		if err := overlayMount(job.Upper, job.Lower, job.Upper, job.Work, nil); err != nil {
 			return fault(FaultHost, "mount the layers below: %w", err)
 		}
@@ -137,6 +146,22 @@ func confine(job Job) error {
 	return nil
 }
 
+// dressRoot makes the root of a layer what the root below it is: overlayfs shows
+// the topmost.
+func dressRoot(job Job) error {
+	from, err := os.Open(job.Lower[0])
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.Open(job.Upper)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	return layer.CopyAttributes(int(from.Fd()), int(to.Fd()))
+}
+
 func apply(ctx context.Context, blob io.Reader, job Job) (Result, error) {
 	var res Result
 	stream, err := Decompress(blob)
@@ -145,8 +170,8 @@ func apply(ctx context.Context, blob io.Reader, job Job) (Result, error) {
 	}
 	sum := sha256.New()
 	raw := &boundedReader{r: stream, left: job.Limits.Bytes + tailSlack, sum: sum}
-	filter := func(h *tar.Header) (bool, error) { return admit(h, job.Limits, &res) }
-	if _, err := archive.Apply(ctx, "/", raw, archive.WithFilter(filter)); err != nil {
+	res.Pending, err = layer.Apply(ctx, raw, job.Mode, func(h *tar.Header) error { return admit(h, job.Limits, &res) })
+	if err != nil {
 		return res, err
 	}
 	// A tar reader stops at the end marker; the digest covers the padding too.
@@ -161,20 +186,20 @@ func apply(ctx context.Context, blob io.Reader, job Job) (Result, error) {
 
 // admit accounts for one entry. Sizes are taken from the header, because a
 // sparse entry writes more than it reads.
-func admit(h *tar.Header, lim Limits, res *Result) (bool, error) {
+func admit(h *tar.Header, lim Limits, res *Result) error {
 	res.Entries++
 	res.Bytes += max(h.Size, 0)
 	switch {
 	case res.Entries > lim.Entries:
-		return false, fault(FaultLimit, "layer has more than %d entries", lim.Entries)
+		return fault(FaultLimit, "layer has more than %d entries", lim.Entries)
 	case h.Size < 0 || res.Bytes > lim.Bytes:
-		return false, fault(FaultLimit, "layer unpacks to more than %d bytes", lim.Bytes)
+		return fault(FaultLimit, "layer unpacks to more than %d bytes", lim.Bytes)
 	case len(h.Name) > maxName || len(h.Linkname) > maxName:
-		return false, fault(FaultLimit, "layer has a path of more than %d bytes", maxName)
+		return fault(FaultLimit, "layer has a path of more than %d bytes", maxName)
 	case strings.ContainsRune(h.Name, 0) || strings.ContainsRune(h.Linkname, 0):
-		return false, fault(FaultLayer, "layer has a path with a zero byte")
+		return fault(FaultLayer, "layer has a path with a zero byte")
 	}
-	return true, nil
+	return nil
 }
 
 // boundedReader hashes what passes and fails when more than left bytes pass.

@@ -3,20 +3,24 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+
+	"github.com/berthd/berth/cri/snapshot/layer"
 )
 
-// Job is one layer to unpack: a tar stream, plain, gzip or zstd, applied on top
-// of Lower into Upper.
+// Job is one layer to unpack: a tar stream, plain, gzip or zstd, applied into
+// Upper. See cri/snapshot/layer for the modes.
 type Job struct {
 	// Blob is the file that holds the layer.
 	Blob string `json:"-"`
+	// Mode says what is below. What was unpacked Alone is finished by Settle.
+	Mode layer.Mode `json:"mode"`
 	// DiffID is the digest the uncompressed tar stream must have.
 	DiffID string `json:"diffID"`
 	// Upper is the empty directory that receives the layer; Work is overlayfs'
-	// work directory beside it (used only when Lower is not empty).
+	// work directory beside it, used only by the mode Over.
 	Upper string `json:"upper"`
 	Work  string `json:"work"`
-	// Lower are the directories of the layers below, topmost first.
+	// Lower are the directories of the layers below, topmost first; for the mode Over.
 	Lower []string `json:"lower,omitempty"`
 	// Limits bound what the layer may cost.
 	Limits Limits `json:"limits"`
@@ -50,6 +54,8 @@ type Result struct {
 	// Entries counts tar entries, Bytes the sum of their sizes.
 	Entries int64 `json:"entries"`
 	Bytes   int64 `json:"bytes"`
+	// Pending is what Settle is to be given after the mode Alone.
+	Pending layer.Pending `json:"pending,omitzero"`
 }
 
 // Fault says why a layer could not be unpacked.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/berthd/berth/cri/snapshot/layer"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
@@ -83,7 +84,7 @@ func TestUnpackOverLowerLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	blob, diffID, size := layerBlob(t)
-	job := Job{Blob: blob, DiffID: diffID, Upper: d["upper"], Work: d["work"], Lower: []string{d["lower"]}}
+	job := Job{Blob: blob, DiffID: diffID, Upper: d["upper"], Work: d["work"], Lower: []string{d["lower"]}, Mode: layer.Over}
 	var read int64
 	res, err := Unpack(t.Context(), job, func(n int64) { read = n })
 	if err != nil || res.Entries != 2 || read != size {

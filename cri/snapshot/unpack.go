@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/berthd/berth/cri/snapshot/layer"
 	"github.com/berthd/berth/test/failpoint"
 )
 
@@ -22,7 +23,7 @@ import (
 // the number of bytes of Job.Blob that were read. When ctx ends, or this
 // process dies, the child is killed. What the child leaves in Job.Upper after
 // an error is garbage; the caller removes the directory. The error is a
-// *UnpackError or ctx's.
+// *UnpackError, layer.ErrNeedsLower (see there) or ctx's.
 func Unpack(ctx context.Context, job Job, progress func(int64)) (Result, error) {
 	if os.Getenv(childEnv) != "" {
 		return Result{}, fault(FaultHost, "this is the unpacking child: the binary does not call snapshot.UnpackMain first")
@@ -37,7 +38,7 @@ func Unpack(ctx context.Context, job Job, progress func(int64)) (Result, error) 
 	if err != nil {
 		return Result{}, fault(FaultHost, "encode the job: %w", err)
 	}
-	var out, errOut cappedBuffer
+	out, errOut := cappedBuffer{most: 4 << 20}, cappedBuffer{most: 64 << 10}
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", UnpackArg)
 	cmd.Stdin = bytes.NewReader(in)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
@@ -113,6 +114,9 @@ func readReport(out, errOut []byte, runErr error, lim Limits) (Result, error) {
 	if err := json.Unmarshal(out, &rep); err != nil {
 		return Result{}, fault(FaultHost, "the unpacking child gave no report: %w", err)
 	}
+	if rep.NeedsLower {
+		return Result{}, layer.ErrNeedsLower
+	}
 	if rep.Error != "" {
 		return rep.Result, &UnpackError{Fault: rep.Fault, Err: reported(rep)}
 	}
@@ -128,11 +132,28 @@ func reported(rep report) error {
 	return errors.New(text)
 }
 
-// cappedBuffer keeps the first 64 KiB written to it.
-type cappedBuffer struct{ bytes.Buffer }
+// Settle finishes a layer that was unpacked alone: see layer.Settle.
+func Settle(ctx context.Context, upper string, lower []string, p layer.Pending) error {
+	failpoint.Hit("cri/snapshot/settle")
+	err := layer.Settle(ctx, upper, lower, p)
+	failpoint.Hit("cri/snapshot/settle-done")
+	switch {
+	case err == nil, errors.Is(err, layer.ErrNeedsLower), ctx.Err() != nil:
+		return err
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fault(FaultDisk, "put the layer on those below: %w", err)
+	}
+	return fault(FaultHost, "put the layer on those below: %w", err)
+}
+
+// cappedBuffer keeps the first bytes written to it.
+type cappedBuffer struct {
+	bytes.Buffer
+	most int
+}
 
 func (c *cappedBuffer) Write(p []byte) (int, error) {
-	if room := 64<<10 - c.Len(); room > 0 {
+	if room := c.most - c.Len(); room > 0 {
 		c.Buffer.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
