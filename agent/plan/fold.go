@@ -176,8 +176,9 @@ func (s *State) foldObserve(r pod.Result, now time.Time) []pod.Event {
 	return nil
 }
 
-// keepVanished remembers how the instances ended that were last seen dead, and
-// that the runtime has forgotten: an exit code is not lost with its container.
+// keepVanished remembers how the instances ended that the runtime has forgotten:
+// an exit code that was seen is not lost with its container, and one that was
+// never seen is said to be lost.
 func (s *State) keepVanished(next pod.Observed) {
 	newest := map[pod.ContainerName]pod.Container{}
 	for _, c := range s.Observed.Containers {
@@ -194,6 +195,10 @@ func (s *State) keepVanished(next pod.Observed) {
 	for name, c := range newest {
 		if e, ok := s.Record.Durable.Ended[name]; ok && e.Attempt == c.Attempt {
 			c = e // as a reset has it
+		}
+		inPlace := func(b pod.Sandbox) bool { return b.ID == c.SandboxID && b.Ready }
+		if (c.State == pod.Running || c.State == pod.Unknown) && slices.ContainsFunc(next.Sandboxes, inPlace) {
+			c = lostInstance(c, lostMessage, next.At) // somebody has removed it alone, between two looks
 		}
 		if g, ok := boot.Gone[name]; c.State == pod.Exited && (!ok || g.Attempt < c.Attempt) {
 			boot.Gone, s.Unsaved.Boot = put(boot.Gone, name, c), true

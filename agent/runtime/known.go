@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"slices"
@@ -148,10 +149,7 @@ func rebuild(uid pod.UID, l look) *v1.Pod {
 			continue
 		}
 		seen[name] = true
-		image := c.GetImage().GetUserSpecifiedImage()
-		if image == "" {
-			image = c.GetImage().GetImage()
-		}
+		image := cmp.Or(c.GetImage().GetUserSpecifiedImage(), c.Annotations[annotationImage], c.GetImage().GetImage())
 		p.Spec.Containers = append(p.Spec.Containers, rebuilt(name, image, c.Annotations))
 		if p.Name == "" {
 			p.Name, p.Namespace = c.Labels[labelPodName], c.Labels[labelPodNamespace]

@@ -17,7 +17,10 @@ const (
 	labelPodUID        = "io.kubernetes.pod.uid"
 	labelContainerName = "io.kubernetes.container.name"
 
-	annotationHash              = "io.kubernetes.container.hash"
+	annotationHash = "io.kubernetes.container.hash"
+	// annotationImage is the image as the pod names it: runtimes forget UserSpecifiedImage
+	// (containerd tells any name that the image has).
+	annotationImage             = "io.berthd.container.image"
 	annotationRestartCount      = "io.kubernetes.container.restartCount"
 	annotationTerminationPath   = "io.kubernetes.container.terminationMessagePath"
 	annotationTerminationPolicy = "io.kubernetes.container.terminationMessagePolicy"
@@ -64,6 +67,7 @@ func containerAnnotations(p *v1.Pod, c *v1.Container, attempt uint32) map[string
 		annotationTerminationPath:   c.TerminationMessagePath,
 		annotationTerminationPolicy: string(c.TerminationMessagePolicy),
 		annotationResources:         resourcesAnnotation(c),
+		annotationImage:             c.Image,
 	}
 	if p.DeletionGracePeriodSeconds != nil {
 		a[annotationDeletionGrace] = strconv.FormatInt(*p.DeletionGracePeriodSeconds, 10)

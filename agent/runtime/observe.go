@@ -137,9 +137,7 @@ func (r *Runtime) containerFrom(uid pod.UID, sandbox string, s *cri.ContainerSta
 		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(),
 		Image: s.GetImage().GetUserSpecifiedImage(), ImageRef: s.GetImageRef(), ImageID: s.GetImageId(), LogPath: s.GetLogPath(),
 	}
-	if c.Image == "" {
-		c.Image = s.GetImage().GetImage()
-	}
+	c.Image = cmp.Or(c.Image, s.GetAnnotations()[annotationImage], s.GetImage().GetImage())
 	if n, err := strconv.ParseUint(s.GetAnnotations()[annotationRestartCount], 10, 32); err == nil {
 		c.Attempt = uint32(n)
 	} else if n, ok := logNumber(filepath.Base(s.GetLogPath())); ok { // its annotations are lost
