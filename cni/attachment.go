@@ -93,23 +93,16 @@ var errTorn = errors.New("the attachment's record was unreadable and has been se
 // read returns the record of a sandbox, nil if there is none. An unreadable one
 // is renamed aside, and errTorn returned once.
 func (a attachments) read(sandbox string) (*attachment, error) {
-	body, err := os.ReadFile(a.path(sandbox))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	x, err := a.peek(sandbox)
+	if !errors.Is(err, errTorn) {
+		return x, err
 	}
-	if err != nil {
+	aside := fmt.Sprintf("%s.corrupt-%d", a.path(sandbox), time.Now().Unix())
+	failpoint.Hit("cni/record-quarantine")
+	if err := os.Rename(a.path(sandbox), aside); err != nil {
 		return nil, err
 	}
-	x := &attachment{}
-	if err := json.Unmarshal(body, x); err != nil || x.Request.SandboxID != sandbox {
-		aside := fmt.Sprintf("%s.corrupt-%d", a.path(sandbox), time.Now().Unix())
-		failpoint.Hit("cni/record-quarantine")
-		if err := os.Rename(a.path(sandbox), aside); err != nil {
-			return nil, err
-		}
-		return nil, errTorn
-	}
-	return x, nil
+	return nil, errTorn
 }
 
 // erase removes a sandbox's record. Idempotent.
@@ -121,8 +114,36 @@ func (a attachments) erase(sandbox string) error {
 	return nil
 }
 
-// list returns the sandboxes that have a record, and drops half-written ones:
-// their ADD was never called.
+// peek returns the record of a sandbox, nil if there is none, and leaves it as it is.
+func (a attachments) peek(sandbox string) (*attachment, error) {
+	body, err := os.ReadFile(a.path(sandbox))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	x := &attachment{}
+	if err := json.Unmarshal(body, x); err != nil || x.Request.SandboxID != sandbox {
+		return nil, errTorn
+	}
+	return x, nil
+}
+
+// bridge is the bridge that an attachment to the default network is on.
+func (x *attachment) bridge() string {
+	var c struct {
+		Plugins []struct {
+			Bridge string `json:"bridge"`
+		} `json:"plugins"`
+	}
+	if json.Unmarshal(x.Conflist, &c) != nil || len(c.Plugins) == 0 {
+		return ""
+	}
+	return c.Plugins[0].Bridge
+}
+
+// list returns the sandboxes that have a record.
 func (a attachments) list() ([]string, error) {
 	var ids []string
 	for _, dir := range []string{a.dir, a.boot} {
@@ -131,16 +152,36 @@ func (a attachments) list() ([]string, error) {
 			return nil, err
 		}
 		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
-				failpoint.Hit("cni/record-drop-temporary")
-				_ = os.Remove(filepath.Join(dir, e.Name())) // found again the next time
-				continue
-			}
-			if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			if id, ok := strings.CutSuffix(e.Name(), ".json"); ok && !strings.HasPrefix(id, ".") {
 				ids = append(ids, id)
 			}
 		}
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
+}
+
+// dropTemporaries drops half-written records that nobody is writing: their ADD
+// was never called.
+func (a attachments) dropTemporaries(busy *keyed) error {
+	for _, dir := range []string{a.dir, a.boot} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			id, ok := strings.CutSuffix(e.Name(), ".tmp")
+			if !ok || !strings.HasPrefix(id, ".") {
+				continue
+			}
+			unlock := busy.try(id[1:])
+			if unlock == nil {
+				continue
+			}
+			failpoint.Hit("cni/record-drop-temporary")
+			_ = os.Remove(filepath.Join(dir, e.Name())) // found again the next time
+			unlock()
+		}
+	}
+	return nil
 }

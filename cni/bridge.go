@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -13,11 +14,14 @@ import (
 	"github.com/berthd/berth/test/failpoint"
 )
 
-// freeBridge returns the first of berth0 to berth99 that does not exist, or
-// that dir's owner made and did not get to record.
-func freeBridge(dir string) (string, error) {
+// freeBridge returns the first of berth0 to berth99 that is not in taken and does
+// not exist, or that dir's owner made and did not get to record.
+func freeBridge(dir string, taken map[string]bool) (string, error) {
 	for i := range 100 {
 		name := fmt.Sprintf("berth%d", i)
+		if taken[name] {
+			continue
+		}
 		link, err := netlink.LinkByName(name)
 		if errors.As(err, new(netlink.LinkNotFoundError)) || err == nil && link.Attrs().Alias == dir {
 			return name, nil
@@ -32,7 +36,7 @@ func freeBridge(dir string) (string, error) {
 // makeBridge makes the bridge with the gateways' addresses, so that its name
 // and its ranges are taken from now on. The bridge's alias tells whose it is.
 // Idempotent.
-func makeBridge(dir string, c *chosen) error {
+func makeBridge(dir string, c segment) error {
 	link, err := netlink.LinkByName(c.Bridge)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		attrs := netlink.NewLinkAttrs()
@@ -61,17 +65,53 @@ func makeBridge(dir string, c *chosen) error {
 		return err
 	}
 	for _, s := range c.Subnets {
-		p := netip.MustParsePrefix(s)
-		gateway := p.Masked().Addr().Next()
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway.AsSlice(), Mask: net.CIDRMask(p.Bits(), gateway.BitLen())}}
-		if gateway.Is6() {
+		g := gateway(s)
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: g.Addr().AsSlice(), Mask: net.CIDRMask(g.Bits(), g.Addr().BitLen())}}
+		if g.Addr().Is6() {
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		failpoint.Hit("cni/bridge-address")
 		if err := netlink.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("give the bridge %s the address %s: %w", c.Bridge, gateway, err)
+			return fmt.Errorf("give the bridge %s the address %s: %w", c.Bridge, g, err)
 		}
+	}
+	if err := dropFormer(link, c); err != nil {
+		return err
 	}
 	failpoint.Hit("cni/bridge-up")
 	return netlink.LinkSetUp(link)
+}
+
+// dropFormer takes gateways' addresses off a bridge whose ranges have changed:
+// the bridge plugin refuses one that has another address of its range.
+func dropFormer(link netlink.Link, c segment) error {
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return fmt.Errorf("list the addresses of the bridge %s: %w", c.Bridge, err)
+	}
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		if ip = ip.Unmap(); !ok || ip.IsLinkLocalUnicast() {
+			continue
+		}
+		ones, _ := a.Mask.Size()
+		p := netip.PrefixFrom(ip, ones)
+		if slices.ContainsFunc(c.Subnets, func(s string) bool { return p == gateway(s) }) {
+			continue
+		}
+		if !slices.ContainsFunc(c.Subnets, func(s string) bool { q, err := netip.ParsePrefix(s); return err == nil && q.Overlaps(p) }) {
+			continue
+		}
+		failpoint.Hit("cni/bridge-address-drop")
+		if err := netlink.AddrDel(link, &a); err != nil {
+			return fmt.Errorf("take the former address %s from the bridge %s: %w", p, c.Bridge, err)
+		}
+	}
+	return nil
+}
+
+// gateway is the bridge's own address in a range, which has been checked.
+func gateway(subnet string) netip.Prefix {
+	p := netip.MustParsePrefix(subnet)
+	return netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits())
 }

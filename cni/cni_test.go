@@ -66,7 +66,7 @@ func add(t *testing.T, n *Network, r Request) Result {
 
 func noLeaks(t *testing.T, n *Network) {
 	t.Helper()
-	if leaks, err := n.Audit(nil); err != nil || len(leaks) > 0 {
+	if leaks, err := n.Audit(t.Context(), nil); err != nil || len(leaks) > 0 {
 		t.Errorf("leaked: %v, %v", leaks, err)
 	}
 }
@@ -186,7 +186,7 @@ func TestConflistIsChosenAndFollowed(t *testing.T) {
 	n := open(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- n.Run(ctx) }()
+	go func() { done <- n.Run(ctx, nil) }()
 	defer func() { cancel(); <-done }()
 	if err := os.MkdirAll(n.cfg.ConfDirs[0], 0o755); err != nil {
 		t.Fatal(err)
@@ -236,7 +236,7 @@ func TestPluginNeverThere(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "10-odd.conflist"), []byte(body), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	n.reload()
+	n.reload(t.Context())
 	r := sandbox(t, "odd")
 	if _, err := n.Add(t.Context(), r); CodeOf(err) != Missing {
 		t.Fatalf("add: %v", err)

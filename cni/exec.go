@@ -3,7 +3,6 @@ package cni
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/test/failpoint"
 )
@@ -24,11 +23,128 @@ import (
 // outputLimit bounds what a plugin may write to each of its outputs.
 const outputLimit = 1 << 20
 
+// stdinTime is how long a plugin's children may keep its input open, unread,
+// once it has ended.
+const stdinTime = time.Second
+
 // runner runs plugins (libcni's invoke.Exec): each in a process group of its
 // own that is killed whole when the context ends.
 type runner struct{ version.PluginDecoder }
 
-// bounded keeps the first limit bytes written to it and counts the rest as overrun.
+// ExecPlugin runs the plugin at path and returns its standard output.
+func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	c := called{plugin: filepath.Base(path), verb: verbOf(environ), network: networkOf(stdin)}
+	if err := ctx.Err(); err != nil {
+		return nil, c.late(err)
+	}
+	failpoint.Hit("cni/plugin")
+	stdout, stderr, err := launch(ctx, path, stdin, environ)
+	failpoint.Hit("cni/plugin-done")
+	switch {
+	case ctx.Err() != nil:
+		return nil, c.late(ctx.Err())
+	case err != nil:
+		return nil, c.failed(err, stdout.Bytes(), stderr.Bytes())
+	case stdout.overrun:
+		return nil, c.bad(fmt.Sprintf("answered with more than %d bytes", outputLimit))
+	}
+	return stdout.Bytes(), c.checkAnswer(stdout.Bytes())
+}
+
+// launch runs a program to its end, and not to that of its children: what it has
+// written itself is in the pipes by then. Where it fails, its process group dies.
+func launch(ctx context.Context, path string, stdin []byte, environ []string) (stdout, stderr *bounded, err error) {
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Env = environ
+	cmd.Stdin = bytes.NewReader(stdin)
+	// A plugin that outlived the agent would go on adding while the next agent
+	// deletes. The signal comes when the starting thread ends, so that is held.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	group := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel, cmd.WaitDelay = group, stdinTime
+	out, err := newOutlet()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer out.close()
+	errs, err := newOutlet()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer errs.close()
+	cmd.Stdout, cmd.Stderr = out.w, errs.w
+	if err := cmd.Start(); err != nil {
+		return &bounded{}, &bounded{}, err
+	}
+	out.follow()
+	errs.follow()
+	err = cmd.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it ended well, and left children that have its input open
+	}
+	if err != nil {
+		_ = group() // mostly gone already; a child that is left belongs to nobody any more
+	}
+	return out.rest(), errs.rest(), err
+}
+
+// outlet is one output of a plugin.
+type outlet struct {
+	r, w *os.File
+	read bounded
+	done chan struct{}
+}
+
+func newOutlet() (*outlet, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe for a plugin's output: %w", err)
+	}
+	return &outlet{r: r, w: w}, nil
+}
+
+// follow reads until the end of the pipe, or rest.
+func (o *outlet) follow() {
+	o.done = make(chan struct{})
+	_ = o.w.Close() // the plugin has its own
+	go func() {
+		defer close(o.done)
+		_, _ = io.Copy(&o.read, o.r) // ends by the deadline or with the writers
+	}()
+}
+
+// rest returns what was written until now, without waiting for those who could
+// still write.
+func (o *outlet) rest() *bounded {
+	_ = o.r.SetReadDeadline(time.Now())
+	<-o.done
+	_ = o.r.SetReadDeadline(time.Time{})
+	raw, err := o.r.SyscallConn()
+	if err != nil {
+		return &o.read
+	}
+	buf := make([]byte, 64<<10)
+	_ = raw.Read(func(fd uintptr) bool { // ends with what is there, or with the limit
+		for !o.read.overrun {
+			n, err := unix.Read(int(fd), buf)
+			if n <= 0 && !errors.Is(err, unix.EINTR) {
+				break
+			}
+			_, _ = o.read.Write(buf[:max(n, 0)])
+		}
+		return true
+	})
+	return &o.read
+}
+
+func (o *outlet) close() {
+	_ = o.w.Close()
+	_ = o.r.Close()
+}
+
+// bounded keeps the first outputLimit bytes written to it, and notes an overrun.
 type bounded struct {
 	bytes.Buffer
 	overrun bool
@@ -43,74 +159,9 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return b.Buffer.Write(p)
 }
 
-// drainTime is how long the rest of an ended plugin's output is waited for: on a
-// machine that is short of processors the agent itself may not run for seconds.
-const drainTime = 10 * time.Second
-
-// ExecPlugin runs the plugin at path and returns its standard output.
-func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Env = environ
-	cmd.Stdin = bytes.NewReader(stdin)
-	var stdout, stderr bounded
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// A plugin that outlived the agent would go on adding while the next agent
-	// deletes. The signal comes when the starting thread ends, so that is held.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = drainTime
-	failpoint.Hit("cni/plugin")
-	err := cmd.Run()
-	failpoint.Hit("cni/plugin-done")
-	name := filepath.Base(path)
-	switch {
-	case ctx.Err() != nil:
-		return nil, &Error{Timeout, command(environ), fmt.Errorf("plugin %s was killed: it did not answer in time (%w)", name, ctx.Err())}
-	case stdout.overrun:
-		return nil, &Error{BadAnswer, command(environ), fmt.Errorf("plugin %s answered with more than %d bytes", name, outputLimit)}
-	case err == nil && !json.Valid(stdout.Bytes()) && len(bytes.TrimSpace(stdout.Bytes())) > 0:
-		return nil, &Error{BadAnswer, command(environ), fmt.Errorf("plugin %s answered something that is not JSON", name)}
-	case err != nil:
-		return nil, pluginError(name, command(environ), err, stdout.Bytes(), stderr.Bytes())
-	}
-	return stdout.Bytes(), nil
-}
-
-func command(environ []string) string {
-	for _, e := range environ {
-		if c, ok := strings.CutPrefix(e, "CNI_COMMAND="); ok {
-			return c
-		}
-	}
-	return "?"
-}
-
-// pluginError makes a sentence of a plugin's failure: the error object on its
-// standard output if it is one, else the end of its standard error.
-func pluginError(name, op string, err error, stdout, stderr []byte) error {
-	var told types.Error
-	code := Internal
-	if json.Unmarshal(stdout, &told) == nil && told.Msg != "" {
-		msg := told.Msg
-		if told.Details != "" {
-			msg += "; " + told.Details
-		}
-		if strings.Contains(msg, "no IP addresses available") {
-			code = Exhausted
-			msg = "no address left: " + msg + "; end pods that are no longer needed, or give the network a larger range"
-		}
-		if told.Code == types.ErrTryAgainLater {
-			code = NotReady
-		}
-		return &Error{code, op, fmt.Errorf("plugin %s: %s", name, msg)}
-	}
-	last := strings.TrimSpace(string(stderr[max(0, len(stderr)-500):]))
-	if last == "" {
-		last = strings.TrimSpace(string(stdout[:min(len(stdout), 500)]))
-	}
-	return &Error{code, op, fmt.Errorf("plugin %s failed: %w: %s", name, err, last)}
+// ReadFrom keeps io.Copy from filling the buffer past its limit.
+func (b *bounded) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{b}, struct{ io.Reader }{r})
 }
 
 // FindInPath finds a plugin's program in dirs.
@@ -118,29 +169,20 @@ func (r *runner) FindInPath(plugin string, dirs []string) (string, error) {
 	if plugin == "" || plugin != filepath.Base(plugin) || plugin == "." || plugin == ".." {
 		return "", &Error{InvalidConf, "find", fmt.Errorf("%q is not a plugin's name", plugin)}
 	}
+	var unusable string
 	for _, d := range dirs {
 		path := filepath.Join(d, plugin)
-		if i, err := os.Stat(path); err == nil && i.Mode().IsRegular() && i.Mode()&0o111 != 0 {
+		i, err := os.Stat(path)
+		if err != nil {
+			continue
+		}
+		if i.Mode().IsRegular() && i.Mode()&0o111 != 0 {
 			return path, nil
 		}
+		unusable = path
+	}
+	if unusable != "" {
+		return "", &Error{Missing, "find", fmt.Errorf("plugin %q: %s is not an executable file: make it one (chmod 755), or install the plugin anew", plugin, unusable)}
 	}
 	return "", &Error{Missing, "find", fmt.Errorf("plugin %q is in none of %s: install it (Debian: apt-get install containernetworking-plugins)", plugin, strings.Join(dirs, ", "))}
-}
-
-// asError wraps what libcni returns, keeping the code of our own errors.
-func asError(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	var e *Error
-	if errors.As(err, &e) {
-		return err
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return &Error{Timeout, op, err}
-	}
-	if errors.Is(err, io.EOF) {
-		return &Error{BadAnswer, op, fmt.Errorf("the plugin answered nothing: %w", err)}
-	}
-	return &Error{Internal, op, err}
 }

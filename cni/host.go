@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,24 +44,30 @@ func readSysctls() map[string]string {
 }
 
 // prepareHost lets the host forward packets and sets the rules of the network. Idempotent.
-func (o *ownNetwork) prepareHost(c *chosen) error {
-	if err := makeBridge(o.dir, c); err != nil {
+func (o *ownNetwork) prepareHost(ctx context.Context, c *chosen) error {
+	if err := makeBridge(o.dir, c.segment); err != nil {
 		return err
 	}
-	for _, s := range c.Subnets {
-		path, tool := forward4, "iptables"
-		if netip.MustParsePrefix(s).Addr().Is6() {
-			path, tool = forward6, "ip6tables"
-			keepAdvertisements()
-		}
-		if err := setSysctl(path, "1"); err != nil {
-			return fmt.Errorf("let the host forward packets: %w", err)
-		}
-		if err := setRules(tool, c.Bridge, s); err != nil {
-			return err
+	for _, s := range c.segments() {
+		for _, subnet := range s.Subnets {
+			if err := forward(subnet); err != nil {
+				return fmt.Errorf("let the host forward packets: %w", err)
+			}
+			if err := setRules(ctx, toolFor(subnet), s.Bridge, subnet); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// forward lets the host forward packets of a range's family.
+func forward(subnet string) error {
+	if toolFor(subnet) == "ip6tables" {
+		keepAdvertisements()
+		return setSysctl(forward6, "1")
+	}
+	return setSysctl(forward4, "1")
 }
 
 // keepAdvertisements lets interfaces that learn their routes from router
@@ -103,7 +108,7 @@ func jumps(bridge, subnet string) [][]string {
 // setRules masquerades what leaves the subnet for elsewhere, and accepts what
 // pods send and what answers them or is meant for their host ports, whatever
 // the host's forward policy. Both chains are replaced whole.
-func setRules(tool, bridge, subnet string) error {
+func setRules(ctx context.Context, tool, bridge, subnet string) error {
 	multicast := "224.0.0.0/4"
 	if tool == "ip6tables" {
 		multicast = "ff00::/8"
@@ -121,15 +126,15 @@ COMMIT
 COMMIT
 `, c, subnet, multicast, bridge)
 	failpoint.Hit("cni/rules")
-	if err := iptables(tool+"-restore", rules, "-w", "10", "--noflush"); err != nil {
+	if err := iptables(ctx, tool+"-restore", rules, "-w", "10", "--noflush"); err != nil {
 		return err
 	}
 	for _, j := range jumps(bridge, subnet) {
-		if iptables(tool, "", edit("-C", j)...) == nil {
+		if iptables(ctx, tool, "", edit("-C", j)...) == nil {
 			continue
 		}
 		failpoint.Hit("cni/rules-jump")
-		if err := iptables(tool, "", edit("-I", j)...); err != nil {
+		if err := iptables(ctx, tool, "", edit("-I", j)...); err != nil {
 			return err
 		}
 	}
@@ -141,14 +146,15 @@ func edit(op string, jump []string) []string {
 	return append([]string{"-w", "10", jump[0], jump[1], op}, jump[2:]...)
 }
 
-func iptables(program, stdin string, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), ruleTimeout)
+func iptables(ctx context.Context, program, stdin string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, ruleTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, find(program), args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	failpoint.Hit("cni/iptables")
+	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s is not installed: apt-get install iptables", program)
@@ -168,33 +174,17 @@ func find(program string) string {
 }
 
 // remove takes the default network off the host. Idempotent.
-func (o *ownNetwork) remove() error {
-	if _, err := os.Stat(filepath.Join(o.dir, "default.json")); err != nil {
+func (o *ownNetwork) remove(ctx context.Context) error {
+	c := o.stored()
+	if c == nil {
 		return nil
 	}
-	c, err := o.choose()
-	if err != nil {
-		return err
-	}
-	for _, s := range c.Subnets {
-		tool := "iptables"
-		if netip.MustParsePrefix(s).Addr().Is6() {
-			tool = "ip6tables"
-		}
-		for _, j := range jumps(c.Bridge, s) {
-			for iptables(tool, "", edit("-D", j)...) == nil { // as often as it is there
-			}
-			_ = iptables(tool, "", "-w", "10", j[0], j[1], "-F", chain(c.Bridge)) // gone already is fine
-			_ = iptables(tool, "", "-w", "10", j[0], j[1], "-X", chain(c.Bridge))
+	for _, s := range append(c.Retired, c.segment) {
+		if err := s.remove(ctx); err != nil {
+			return err
 		}
 	}
-	if link, err := netlink.LinkByName(c.Bridge); err == nil {
-		failpoint.Hit("cni/bridge-delete")
-		if err := netlink.LinkDel(link); err != nil {
-			return fmt.Errorf("delete the bridge %s: %w", c.Bridge, err)
-		}
-	}
-	return errors.Join(dropPortChains(), restoreSysctls(c.Sysctls))
+	return errors.Join(dropPortChains(ctx), restoreSysctls(c.Sysctls))
 }
 
 // whole lists until the list is whole: the kernel says when it changed meanwhile.

@@ -1,11 +1,11 @@
 package cni
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +15,6 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/berthd/berth/test/failpoint"
@@ -29,6 +28,13 @@ const interfaceName = "eth0"
 // go: with 4 at once 110 ADDs take longer than with 16, with 110 too.
 const atOnce = 16
 
+// openTime bounds what Open does for the default network.
+const openTime = 30 * time.Second
+
+// patience is how long a call counts among those: one that takes longer waits
+// for something else than the kernel, and must not hold up other pods'.
+const patience = 5 * time.Second
+
 // Config says where configurations, plugins and records are.
 type Config struct {
 	ConfDirs []string // default /etc/cni/net.d
@@ -37,53 +43,42 @@ type Config struct {
 	// BootDir holds what a reboot makes void: the addresses and attachments of
 	// the default network. In memory they cost a pod's start least. Dir if empty.
 	BootDir string
-	// Timeout bounds one call of all plugins of a network; 30 s if zero.
+	// Timeout bounds one ADD, DEL or CHECK of all plugins of a network; 30 s if
+	// zero. STATUS, VERSION and GC, for which nobody waits, have shorter ones.
 	Timeout time.Duration
+	// Period is how often Run looks whether all is as it should be; 30 s if zero.
+	Period time.Duration
 	// Subnets are the default network's address ranges; chosen if empty.
 	Subnets []string
 	Log     *slog.Logger
 }
 
-// PortMapping forwards a port of the host to one of the sandbox.
-type PortMapping struct {
-	HostPort      int32  `json:"hostPort"`
-	ContainerPort int32  `json:"containerPort"`
-	Protocol      string `json:"protocol"` // tcp, udp, sctp
-	HostIP        string `json:"hostIP,omitempty"`
-}
-
-// Request names a sandbox and what its network must do.
-type Request struct {
-	SandboxID    string            `json:"sandbox"`
-	Namespace    string            `json:"namespace"`
-	Name         string            `json:"name"`
-	UID          string            `json:"uid"`
-	NetNS        string            `json:"netns"` // a path that plugins can open; empty when it is gone
-	PortMappings []PortMapping     `json:"portMappings,omitempty"`
-	Annotations  map[string]string `json:"annotations,omitempty"`
-	CgroupParent string            `json:"cgroupParent,omitempty"`
-}
-
-// Result is what ADD gave the sandbox.
-type Result struct {
-	IPs []string // the first is the primary
-}
-
-// Network attaches sandboxes. All methods may be called at once.
+// Network attaches sandboxes. All methods may be called at once. While a plugin
+// runs, only operations on its own sandbox wait, and during a GC of CNI 1.1, for
+// at most gcTime, all of them.
 type Network struct {
 	cfg     Config
 	cni     *libcni.CNIConfig
 	cniOwn  *libcni.CNIConfig // for the default network
+	exec    *runner
 	records attachments
 	own     *ownNetwork
 
 	// slots bounds the calls of plugins that run at once.
-	slots chan struct{}
-	// adding is held shared by ADD and DEL and alone by GC, which must not take a
-	// lease that is just being written for a leak.
-	adding  sync.RWMutex
-	current atomic.Pointer[network]
-	problem atomic.Pointer[string]
+	slots     chan struct{}
+	sandboxes keyed
+	gate      gate
+
+	choosing   sync.Mutex // which network to use, and what it is
+	passedOver string     // the last told problems of configurations
+	current  atomic.Pointer[network]
+	problem  atomic.Pointer[string]
+	versions versions
+	health   health
+	failure  atomic.Pointer[failure]
+	collected atomic.Int64 // when the last GC ended well, Unix nanoseconds
+	// wake makes Run's next round come at once.
+	wake chan struct{}
 }
 
 // Open reads the configuration. It fails only when its own directory cannot be
@@ -101,6 +96,9 @@ func Open(cfg Config) (*Network, error) {
 	if cfg.BootDir == "" {
 		cfg.BootDir = cfg.Dir
 	}
+	if cfg.Period == 0 {
+		cfg.Period = 30 * time.Second
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -111,13 +109,16 @@ func Open(cfg Config) (*Network, error) {
 			return nil, err
 		}
 	}
+	run := &runner{version.PluginDecoder{}}
 	n := &Network{
-		slots: make(chan struct{}, atOnce),
-		cfg:   cfg, records: records, own: &ownNetwork{dir: cfg.Dir, boot: cfg.BootDir, subnets: cfg.Subnets},
-		cni:    libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.Dir, "cache"), &runner{version.PluginDecoder{}}),
-		cniOwn: libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.BootDir, "cache"), &runner{version.PluginDecoder{}}),
+		cfg: cfg, exec: run, records: records, own: &ownNetwork{dir: cfg.Dir, boot: cfg.BootDir, subnets: cfg.Subnets, log: cfg.Log},
+		slots: make(chan struct{}, atOnce), health: health{looking: make(chan struct{}, 1)}, wake: make(chan struct{}, 1),
+		cni:    libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.Dir, "cache"), run),
+		cniOwn: libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, filepath.Join(cfg.BootDir, "cache"), run),
 	}
-	n.reload()
+	ctx, cancel := context.WithTimeout(context.Background(), openTime) // before there is anybody whose end could matter
+	defer cancel()
+	n.reload(ctx)
 	return n, nil
 }
 
@@ -132,58 +133,45 @@ func (n *Network) plugins(owned bool) *libcni.CNIConfig {
 // reload chooses the network anew: the first valid conflist or, where nobody has
 // configured any, the default. Files that are all broken are no reason for the
 // default: to find themselves on another network than configured would surprise pods.
-func (n *Network) reload() {
+func (n *Network) reload(ctx context.Context) {
+	n.choosing.Lock()
+	defer n.choosing.Unlock()
 	found, problems := load(n.cfg.ConfDirs)
-	for _, p := range problems {
-		n.cfg.Log.Warn("a network configuration was passed over", "error", p)
+	if told := fmt.Sprint(problems); told != n.passedOver {
+		n.passedOver = told
+		for _, p := range problems {
+			n.cfg.Log.Warn("a network configuration was passed over", "error", p)
+		}
 	}
 	if found == nil && len(problems) > 0 {
-		msg := strings.ReplaceAll(fmt.Sprintf("network is not ready: no configuration is valid: %v", errors.Join(problems...)), "\n", "; ")
-		n.problem.Store(&msg)
-		n.current.Store(nil)
+		n.unusable(strings.ReplaceAll(fmt.Sprintf("network is not ready: no configuration is valid: %v", errors.Join(problems...)), "\n", "; "))
 		return
 	}
 	if found == nil {
+		if cur := n.current.Load(); cur != nil && cur.owned {
+			return // heal sees that it stays whole
+		}
 		var err error
-		if found, err = n.own.open(); err != nil {
-			msg := err.Error()
-			n.problem.Store(&msg)
+		if found, err = n.own.open(ctx); err != nil {
+			n.unusable(err.Error())
 			n.cfg.Log.Error("the default network cannot be set up", "error", err)
 			return
 		}
 	}
-	n.problem.Store(nil)
-	if old := n.current.Swap(found); old == nil || old.path != found.path {
-		n.cfg.Log.Info("network chosen", "network", found.list.Name, "from", found.path)
-	}
+	n.use(found)
 }
 
-// Status returns nil when sandboxes can be attached, else an *Error that says
-// why not, for the runtime's NetworkReady condition.
-func (n *Network) Status(ctx context.Context) error {
-	if msg := n.problem.Load(); msg != nil {
-		return &Error{NotReady, "STATUS", errors.New(*msg)}
+func (n *Network) unusable(why string) {
+	n.problem.Store(&why)
+	n.current.Store(nil)
+}
+
+func (n *Network) use(found *network) {
+	n.problem.Store(nil)
+	old := n.current.Swap(found)
+	if old == nil || old.path != found.path || !bytes.Equal(old.list.Bytes, found.list.Bytes) {
+		n.cfg.Log.Info("network chosen", "network", found.list.Name, "from", found.path)
 	}
-	cur := n.current.Load()
-	if cur == nil {
-		return &Error{NotReady, "STATUS", errors.New("no network configuration")}
-	}
-	for _, p := range cur.list.Plugins {
-		for _, plugin := range []string{p.Network.Type, p.Network.IPAM.Type} {
-			if plugin == "" {
-				continue
-			}
-			if _, err := (&runner{}).FindInPath(plugin, n.cfg.BinDirs); err != nil {
-				return err
-			}
-		}
-	}
-	if gt, err := version.GreaterThanOrEqualTo(cur.list.CNIVersion, "1.1.0"); err != nil || !gt {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
-	defer cancel()
-	return asError("STATUS", n.cni.GetStatusNetworkList(ctx, cur.list))
 }
 
 // Name is the network in use and where its configuration is.
@@ -197,48 +185,89 @@ func (n *Network) Name() (name, path string) {
 // Add attaches a sandbox. Called again for an attached sandbox it answers from
 // the record; after a failure, or a kill, the caller deletes first.
 func (n *Network) Add(ctx context.Context, r Request) (Result, error) {
-	cur := n.current.Load()
-	if cur == nil {
-		return Result{}, n.Status(ctx)
+	res, err := n.add(ctx, r)
+	n.note(r, err)
+	return res, err
+}
+
+func (n *Network) add(ctx context.Context, r Request) (Result, error) {
+	unlock, err := n.sandboxes.lock(ctx, r.SandboxID)
+	if err != nil {
+		return Result{}, asError("ADD", "", err)
 	}
-	n.adding.RLock()
-	defer n.adding.RUnlock()
+	defer unlock()
 	if x, err := n.records.read(r.SandboxID); err != nil && !errors.Is(err, errTorn) {
-		return Result{}, asError("ADD", err)
+		return Result{}, asError("ADD", "", err)
 	} else if x != nil && len(x.IPs) > 0 {
 		return Result{IPs: x.IPs}, nil
+	}
+	if err := n.gate.enter(ctx); err != nil {
+		return Result{}, asError("ADD", "", err)
+	}
+	defer n.gate.leave()
+	cur, err := n.usable(ctx)
+	if err != nil {
+		return Result{}, err
 	}
 	list := cur.list
 	if cur.plain != nil && len(r.PortMappings) == 0 {
 		list = cur.plain
 	}
+	if r.IPRanges == nil && !cur.owned {
+		r.IPRanges = n.own.ranges()
+	}
 	x := &attachment{Request: r, Network: list.Name, Owned: cur.owned, Conflist: list.Bytes}
 	if err := n.records.write(x, !cur.owned); err != nil {
-		return Result{}, asError("ADD", fmt.Errorf("record the attachment: %w", err))
+		return Result{}, asError("ADD", "", fmt.Errorf("record the attachment: %w", err))
 	}
 	if err := prepare(r.NetNS); err != nil {
-		return Result{}, asError("ADD", err)
+		return Result{}, asError("ADD", "", err)
 	}
-	ctx, done, err := n.slot(ctx, "ADD")
-	if err != nil {
-		return Result{}, err
-	}
-	defer done()
-	answer, err := n.plugins(cur.owned).AddNetworkList(ctx, list, runtimeConf(r))
-	if CodeOf(err) == Exhausted && cur.owned {
-		err = n.exhausted(err)
-	}
-	if err != nil {
-		return Result{}, asError("ADD", err)
-	}
-	if x.IPs, err = addresses(answer); err != nil {
+	if x.IPs, err = n.attach(ctx, cur, list, r); err != nil {
 		return Result{}, err
 	}
 	// Not flushed: if this is lost, Delete works from the first write.
 	if err := n.records.write(x, false); err != nil {
-		return Result{}, asError("ADD", err)
+		return Result{}, asError("ADD", "", err)
 	}
 	return Result{IPs: x.IPs}, nil
+}
+
+// attach calls ADD of the plugins.
+func (n *Network) attach(ctx context.Context, cur *network, list *libcni.NetworkConfigList, r Request) ([]string, error) {
+	ctx, done, err := n.slot(ctx, "ADD")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	answer, err := addChain(ctx, n.plugins(cur.owned), list, runtimeConf(r))
+	if CodeOf(err) == Exhausted && cur.owned {
+		err = n.exhausted(err)
+	}
+	if err != nil {
+		return nil, asError("ADD", list.Name, err)
+	}
+	ips, err := addresses(answer)
+	return ips, asError("ADD", list.Name, err)
+}
+
+// addChain calls ADD of one plugin after the other. What each has answered is
+// cached before the next is called: DEL of a chain that was cut off passes it on
+// as prevResult, without which some plugins undo nothing (firewall, for one).
+func addChain(ctx context.Context, c *libcni.CNIConfig, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (answer types.Result, err error) {
+	for _, p := range list.Plugins {
+		if answer != nil {
+			if p, err = libcni.InjectConf(p, map[string]any{"prevResult": answer}); err != nil {
+				return nil, err
+			}
+		}
+		one := *list
+		one.Plugins = []*libcni.PluginConfig{p}
+		if answer, err = c.AddNetworkList(ctx, &one, rt); err != nil {
+			return nil, err
+		}
+	}
+	return answer, nil
 }
 
 // slot waits for its turn among the calls of plugins, and then starts the
@@ -249,58 +278,18 @@ func (n *Network) slot(ctx context.Context, op string) (context.Context, func(),
 	case <-ctx.Done():
 		return nil, nil, &Error{Timeout, op, fmt.Errorf("no turn among %d calls of plugins: %w", cap(n.slots), ctx.Err())}
 	}
+	var once sync.Once
+	release := func() { once.Do(func() { <-n.slots }) }
+	late := time.AfterFunc(patience, release)
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
-	return ctx, func() { cancel(); <-n.slots }, nil
-}
-
-// addresses takes the sandbox's addresses from a plugin's answer, which is not trusted.
-func addresses(answer types.Result) ([]string, error) {
-	r, err := types100.NewResultFromResult(answer)
-	if err != nil {
-		return nil, &Error{BadAnswer, "ADD", err}
-	}
-	var ips []string
-	for _, ip := range r.IPs {
-		if ip.Interface != nil && (*ip.Interface < 0 || *ip.Interface >= len(r.Interfaces)) {
-			return nil, &Error{BadAnswer, "ADD", fmt.Errorf("the answer places an address on interface %d of %d", *ip.Interface, len(r.Interfaces))}
-		}
-		if ip.Interface != nil && r.Interfaces[*ip.Interface].Sandbox == "" {
-			continue // the host's side
-		}
-		a := net.IP(ip.Address.IP)
-		if a == nil || a.IsUnspecified() || a.IsMulticast() {
-			return nil, &Error{BadAnswer, "ADD", fmt.Errorf("the answer has the address %v", ip.Address)}
-		}
-		ips = append(ips, a.String())
-	}
-	if len(ips) == 0 {
-		return nil, &Error{BadAnswer, "ADD", errors.New("the plugins gave the pod no address")}
-	}
-	return ips, nil
-}
-
-func runtimeConf(r Request) *libcni.RuntimeConf {
-	capabilities := map[string]any{}
-	if len(r.PortMappings) > 0 {
-		capabilities["portMappings"] = r.PortMappings
-	}
-	if r.CgroupParent != "" {
-		capabilities["cgroupPath"] = r.CgroupParent
-	}
-	if len(r.Annotations) > 0 {
-		capabilities["io.kubernetes.cri.pod-annotations"] = r.Annotations
-	}
-	return &libcni.RuntimeConf{
-		ContainerID: r.SandboxID, NetNS: r.NetNS, IfName: interfaceName, CapabilityArgs: capabilities,
-		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", r.Namespace}, {"K8S_POD_NAME", r.Name}, {"K8S_POD_INFRA_CONTAINER_ID", r.SandboxID}, {"K8S_POD_UID", r.UID}},
-	}
+	return ctx, func() { cancel(); late.Stop(); release() }, nil
 }
 
 // Check asks the plugins whether the sandbox's attachment is as they made it.
 func (n *Network) Check(ctx context.Context, r Request) error {
 	x, err := n.records.read(r.SandboxID)
 	if err != nil {
-		return asError("CHECK", err)
+		return asError("CHECK", "", err)
 	}
 	if x == nil {
 		return &Error{NotReady, "CHECK", fmt.Errorf("sandbox %s is not attached", r.SandboxID)}
@@ -309,45 +298,12 @@ func (n *Network) Check(ctx context.Context, r Request) error {
 	if err != nil {
 		return &Error{InvalidConf, "CHECK", err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
-	defer cancel()
+	ctx, done, err := n.slot(ctx, "CHECK")
+	if err != nil {
+		return err
+	}
+	defer done()
 	x.Request.NetNS = r.NetNS
-	return asError("CHECK", n.plugins(x.Owned).CheckNetworkList(ctx, list, runtimeConf(x.Request)))
+	return asError("CHECK", x.Network, n.plugins(x.Owned).CheckNetworkList(ctx, list, runtimeConf(x.Request)))
 }
 
-// GC detaches every recorded sandbox that is not in valid, tells plugins that
-// speak CNI 1.1 which attachments are valid, and takes back leases of the
-// default network that nobody holds. It goes on after a failure and returns all.
-func (n *Network) GC(ctx context.Context, valid []string) error {
-	n.adding.Lock()
-	defer n.adding.Unlock()
-	keep := map[string]bool{}
-	for _, v := range valid {
-		keep[v] = true
-	}
-	ids, err := n.records.list()
-	errs := []error{err}
-	for _, id := range ids {
-		if !keep[id] {
-			errs = append(errs, n.detach(ctx, id, ""))
-		}
-	}
-	held := map[string]bool{}
-	if ids, err = n.records.list(); err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	args := &libcni.GCArgs{}
-	for _, id := range ids {
-		held[id] = true
-		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: interfaceName})
-	}
-	errs = append(errs, n.own.reclaim(held), n.own.sweepPorts(held))
-	if cur := n.current.Load(); cur != nil && !cur.list.DisableGC {
-		if ok, err := version.GreaterThanOrEqualTo(cur.list.CNIVersion, "1.1.0"); err == nil && ok {
-			ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
-			defer cancel()
-			errs = append(errs, asError("GC", n.plugins(cur.owned).GCNetworkList(ctx, cur.list, args)))
-		}
-	}
-	return errors.Join(errs...)
-}

@@ -71,7 +71,7 @@ func TestLostRecord(t *testing.T) {
 	if err := n.Delete(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
-	if leaks, _ := n.Audit(nil); len(leaks) == 0 || !strings.Contains(strings.Join(leaks, "\n"), pod.SandboxID) {
+	if leaks, _ := n.Audit(t.Context(), nil); len(leaks) == 0 || !strings.Contains(strings.Join(leaks, "\n"), pod.SandboxID) {
 		t.Errorf("the audit does not show the rule that is left: %v", leaks)
 	}
 	if err := n.GC(t.Context(), nil); err != nil {
@@ -128,9 +128,9 @@ func TestThirdParty(t *testing.T) {
 	}
 	add(t, n, b)
 	write("second")
-	n.reload()
+	n.reload(t.Context())
 	run(t, "ip", "netns", "delete", a.SandboxID)
-	if err := n.GC(t.Context(), []string{b.SandboxID}); err != nil {
+	if err := n.GC(t.Context(), func() []string { return []string{b.SandboxID} }); err != nil {
 		t.Fatal(err)
 	}
 	body, err := os.ReadFile(log)
@@ -171,7 +171,7 @@ func TestTwoAgentsChooseAtOnce(t *testing.T) {
 		if i == 0 {
 			continue
 		}
-		if err := nets[i].own.remove(); err != nil { // keep the clean-up, choose anew below
+		if err := nets[i].own.remove(t.Context()); err != nil { // keep the clean-up, choose anew below
 			t.Fatal(err)
 		}
 		if err := os.Remove(filepath.Join(nets[i].own.dir, "default.json")); err != nil {
@@ -181,7 +181,7 @@ func TestTwoAgentsChooseAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, n := range nets {
 		wg.Go(func() {
-			if _, err := n.own.open(); err != nil {
+			if _, err := n.own.open(t.Context()); err != nil {
 				t.Error(err)
 				return
 			}

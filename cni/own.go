@@ -1,16 +1,17 @@
 package cni
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
@@ -28,13 +29,25 @@ type ownNetwork struct {
 	dir     string
 	boot    string // addresses: gone after a reboot, as the sandboxes that have them
 	subnets []string
+	log     *slog.Logger
+	// seen is the state of the host's packet filter in which the rules were last
+	// found whole.
+	seen  seen
+	byNft *bool // whether iptables is nftables; nil: not asked yet
+}
+
+// segment is one bridge with its ranges.
+type segment struct {
+	Bridge  string   `json:"bridge"`
+	Subnets []string `json:"subnets"`
 }
 
 // chosen is kept in DIR/default.json: the network stays the same over restarts.
 type chosen struct {
-	Bridge  string            `json:"bridge"`
-	Subnets []string          `json:"subnets"`
+	segment
 	Sysctls map[string]string `json:"sysctls"` // values before Berth changed them
+	// Retired are those of earlier ranges that pods may still be on.
+	Retired []segment `json:"retired,omitempty"`
 }
 
 const ownName = "berth"
@@ -43,8 +56,8 @@ func (o *ownNetwork) leaseDir() string { return filepath.Join(o.boot, "leases") 
 
 // open sets the host up for the default network and writes its conflist.
 // Idempotent.
-func (o *ownNetwork) open() (*network, error) {
-	unlock, err := lockHost()
+func (o *ownNetwork) open(ctx context.Context) (*network, error) {
+	unlock, err := lockHost(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +66,8 @@ func (o *ownNetwork) open() (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.prepareHost(c); err != nil {
+	o.seen = seen{}
+	if err := o.prepareHost(ctx, c); err != nil {
 		return nil, err
 	}
 	conflist := o.conflist(c)
@@ -105,40 +119,44 @@ func (o *ownNetwork) conflist(c *chosen) map[string]any {
 	}
 }
 
-// choose reads the choice of an earlier start, or makes and keeps one.
+// choose reads the choice of an earlier start, or makes and keeps one. Ranges
+// that were configured, or assigned to the node, come before those chosen freely.
 func (o *ownNetwork) choose() (*chosen, error) {
 	path := filepath.Join(o.dir, "default.json")
+	want := o.subnets
+	if len(want) == 0 {
+		want = o.assigned()
+	}
 	c := &chosen{}
 	body, err := os.ReadFile(path)
-	if err == nil && json.Unmarshal(body, c) == nil && c.Bridge != "" && len(c.Subnets) > 0 && (len(o.subnets) == 0 || slices.Equal(o.subnets, c.Subnets)) {
-		return c, nil
-	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	if c.Bridge == "" {
-		if c.Bridge, err = freeBridge(o.dir); err != nil {
+	if err == nil && json.Unmarshal(body, c) == nil && c.Bridge != "" && len(c.Subnets) > 0 && (len(want) == 0 || slices.Equal(want, c.Subnets)) {
+		return c, nil
+	}
+	if len(want) == 0 {
+		if want, err = freeSubnets(); err != nil {
 			return nil, err
 		}
 	}
-	if c.Subnets = o.subnets; len(c.Subnets) == 0 {
-		if c.Subnets, err = freeSubnets(); err != nil {
-			return nil, err
-		}
-	}
-	for _, s := range c.Subnets {
-		if _, err := netip.ParsePrefix(s); err != nil {
-			return nil, fmt.Errorf("the pod network's range: %w", err)
-		}
+	if err := c.move(o, want); err != nil {
+		return nil, err
 	}
 	if c.Sysctls == nil {
 		c.Sysctls = readSysctls()
 	}
-	if body, err = json.Marshal(c); err != nil {
-		return nil, err
-	}
 	failpoint.Hit("cni/own-choice")
-	return c, replace(path, body)
+	return c, o.keep(c)
+}
+
+// keep stores c.
+func (o *ownNetwork) keep(c *chosen) error {
+	body, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return replace(filepath.Join(o.dir, "default.json"), body)
 }
 
 // freeSubnets chooses ranges that no address or route of the host overlaps.
@@ -209,50 +227,26 @@ func overlaps(p netip.Prefix, all []netip.Prefix) bool {
 	return slices.ContainsFunc(all, p.Overlaps)
 }
 
-// inUse are the ranges of the default network.
-func (o *ownNetwork) inUse() []string {
+// stored is the choice as it stands; nil if there is none.
+func (o *ownNetwork) stored() *chosen {
 	c := &chosen{}
-	if body, err := os.ReadFile(filepath.Join(o.dir, "default.json")); err != nil || json.Unmarshal(body, c) != nil {
+	if body, err := os.ReadFile(filepath.Join(o.dir, "default.json")); err != nil || json.Unmarshal(body, c) != nil || c.Bridge == "" {
+		return nil
+	}
+	return c
+}
+
+// inUse are the ranges of the default network, those of earlier pods last.
+func (o *ownNetwork) inUse() []string {
+	c := o.stored()
+	if c == nil {
 		return o.subnets
 	}
-	return c.Subnets
-}
-
-// leases returns the files of addresses that no sandbox in held has.
-func (o *ownNetwork) leases(held map[string]bool) ([]string, error) {
-	dir := filepath.Join(o.leaseDir(), ownName)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	all := slices.Clone(c.Subnets)
+	for _, r := range c.Retired {
+		all = append(all, r.Subnets...)
 	}
-	var leaked []string
-	for _, e := range entries {
-		if _, err := netip.ParseAddr(e.Name()); err != nil {
-			continue // last_reserved_ip.N, lock
-		}
-		body, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return leaked, err
-		}
-		// The plugin makes the file and then writes into it: a kill between leaves it empty.
-		id, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-		if !held[strings.TrimSpace(id)] {
-			leaked = append(leaked, filepath.Join(dir, e.Name()))
-		}
-	}
-	return leaked, err
-}
-
-// reclaim frees the addresses that no sandbox in held has. No ADD may be running.
-func (o *ownNetwork) reclaim(held map[string]bool) error {
-	leaked, err := o.leases(held)
-	for _, path := range leaked {
-		failpoint.Hit("cni/lease-reclaim")
-		if e := os.Remove(path); e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
+	return all
 }
 
 // replace writes a file whole or not at all.

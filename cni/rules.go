@@ -29,13 +29,18 @@ var portChains = []string{"CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPOR
 
 var families = []string{"iptables", "ip6tables"}
 
-// natRules lists the rules of the nat table; none if the tool is not there,
-// because then no plugin can have made one.
-func natRules(tool string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), ruleTimeout) // part of cleaning up, which a caller's end must not cut
+// natRules lists the rules of the nat table.
+func natRules(ctx context.Context, tool string) ([]string, error) { return listRules(ctx, tool, "-t", "nat") }
+
+// listRules lists rules; none if the tool is not there, because then no plugin
+// can have made one.
+func listRules(ctx context.Context, tool string, args ...string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, ruleTimeout)
 	defer cancel()
+	cmd := exec.CommandContext(ctx, find(tool+"-save"), args...)
+	cmd.WaitDelay = time.Second
 	failpoint.Hit("cni/rules-list")
-	out, err := exec.CommandContext(ctx, find(tool+"-save"), "-t", "nat").Output()
+	out, err := cmd.Output()
 	if errors.Is(err, exec.ErrNotFound) || exec.Command(find(tool)).Err != nil {
 		return nil, nil
 	}
@@ -47,21 +52,29 @@ func natRules(tool string) ([]string, error) {
 
 // strayPorts returns, for one family, the rules of host ports that lead into
 // one of subnets, for a sandbox that is not in held, and the chains that they
-// lead through. Another agent's network has other subnets.
-func strayPorts(tool string, subnets []string, held map[string]bool) (rules, chains []string, err error) {
-	all, err := natRules(tool)
+// lead through. Another agent's network has other subnets. held is asked after
+// the rules were listed, and each has a record before it has a rule.
+func strayPorts(ctx context.Context, tool string, subnets []string, held func() (map[string]bool, error)) (rules, chains []string, err error) {
+	lines, err := natRules(ctx, tool)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := held()
+	if err != nil {
+		return nil, nil, err
+	}
 	ours := map[string]bool{}
-	for _, l := range all {
+	for _, l := range lines {
 		if m := portTarget.FindStringSubmatch(l); m != nil && within(m[2], subnets) {
 			ours[m[1]] = true
 		}
 	}
-	for _, l := range all {
-		if m := portRule.FindStringSubmatch(l); m != nil && m[1] == ownName && !held[m[2]] && ours[m[3]] {
+	for _, l := range lines {
+		if m := portRule.FindStringSubmatch(l); m != nil && m[1] == ownName && !all[m[2]] && ours[m[3]] {
 			rules, chains = append(rules, l), append(chains, m[3])
 		}
 	}
-	return rules, chains, err
+	return rules, chains, nil
 }
 
 // within: target, "1.2.3.4:80" or "[fd00::1]:80", lies in one of subnets.
@@ -73,22 +86,27 @@ func within(target string, subnets []string) bool {
 	})
 }
 
-// sweepPorts removes the rules of this network's host ports that no sandbox in
-// held has: what is left when an attachment's record was lost. No ADD may be running.
-func (o *ownNetwork) sweepPorts(held map[string]bool) error {
+// sweepPorts removes the rules of this network's host ports that no sandbox has:
+// what is left when an attachment's record was lost.
+func (o *ownNetwork) sweepPorts(ctx context.Context, held func() (map[string]bool, error)) error {
 	var errs []error
 	for _, tool := range families {
-		rules, chains, err := strayPorts(tool, o.inUse(), held)
-		errs = append(errs, err)
+		rules, chains, err := strayPorts(ctx, tool, o.inUse(), held)
 		if len(rules) > 0 {
-			errs = append(errs, dropRules(tool, rules, chains))
+			if err = dropRules(ctx, tool, rules, chains); err != nil {
+				// All or nothing: a DEL may have removed one of them meanwhile.
+				if left, _, e := strayPorts(ctx, tool, o.inUse(), held); e == nil && len(left) == 0 {
+					err = nil
+				}
+			}
 		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
 // dropRules deletes nat rules, given as iptables-save shows them, and then chains.
-func dropRules(tool string, rules, chains []string) error {
+func dropRules(ctx context.Context, tool string, rules, chains []string) error {
 	var b strings.Builder
 	b.WriteString("*nat\n")
 	for _, r := range rules {
@@ -101,19 +119,19 @@ func dropRules(tool string, rules, chains []string) error {
 	}
 	b.WriteString("COMMIT\n")
 	failpoint.Hit("cni/rules-drop")
-	return iptables(tool+"-restore", b.String(), "-w", "10", "--noflush")
+	return iptables(ctx, tool+"-restore", b.String(), "-w", "10", "--noflush")
 }
 
 // dropPortChains removes the portmap plugin's own chains if no sandbox of any
 // runtime uses them: the plugin makes them again when it needs them. One that
 // begins to use them meanwhile keeps them: the removal is all or nothing.
-func dropPortChains() error {
+func dropPortChains(ctx context.Context) error {
 	var errs []error
 	for _, tool := range families {
-		rules, chains, err := idlePortChains(tool)
+		rules, chains, err := idlePortChains(ctx, tool)
 		if err == nil && len(chains) > 0 {
-			if err = dropRules(tool, rules, chains); err != nil {
-				if _, again, e := idlePortChains(tool); e == nil && len(again) == 0 {
+			if err = dropRules(ctx, tool, rules, chains); err != nil {
+				if _, again, e := idlePortChains(ctx, tool); e == nil && len(again) == 0 {
 					err = nil
 				}
 			}
@@ -125,8 +143,8 @@ func dropPortChains() error {
 
 // idlePortChains returns the plugin's own chains and the rules that lead to
 // them; none if a sandbox uses them.
-func idlePortChains(tool string) (rules, chains []string, err error) {
-	all, err := natRules(tool)
+func idlePortChains(ctx context.Context, tool string) (rules, chains []string, err error) {
+	all, err := natRules(ctx, tool)
 	for _, l := range all {
 		// A chain of a sandbox is made before the rule that leads to it.
 		if strings.HasPrefix(l, "-A CNI-HOSTPORT-DNAT ") || strings.HasPrefix(l, "-A CNI-DN-") || strings.HasPrefix(l, ":CNI-DN-") {
@@ -147,16 +165,18 @@ func idlePortChains(tool string) (rules, chains []string, err error) {
 // lockHost keeps other agents of this network namespace from choosing a bridge
 // and a range at the same moment. The lock is an abstract socket: it leaves
 // nothing behind, however its holder ends.
-func lockHost() (unlock func(), err error) {
-	deadline := time.Now().Add(ruleTimeout)
+func lockHost(ctx context.Context) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, ruleTimeout)
+	defer cancel()
 	for {
 		l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "@berth/cni/choice", Net: "unixgram"})
 		if err == nil {
 			return func() { _ = l.Close() }, nil
 		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("another agent has been setting up its network for %s: %w", ruleTimeout, err)
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another agent is setting up its network: %w (%w)", err, ctx.Err())
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }

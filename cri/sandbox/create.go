@@ -91,7 +91,7 @@ func validate(config *runtimeapi.PodSandboxConfig) (creation, error) {
 	if err := checkCgroupParent(config.GetLinux().GetCgroupParent()); err != nil {
 		return c, err
 	}
-	if err := checkPorts(config.GetPortMappings()); err != nil {
+	if err := checkNetwork(config); err != nil {
 		return c, err
 	}
 	if c.hostname, err = hostname(config, c.modes); err != nil {
@@ -251,6 +251,10 @@ func (s *Store) request(b *box) (Request, func(), error) {
 				HostPort: p.GetHostPort(), HostIP: p.GetHostIp(),
 			})
 		}
+	}
+	r.Bandwidth, _ = bandwidth(c.GetAnnotations()) // checked before anything was made
+	if d := c.GetDnsConfig(); d != nil {
+		r.DNS = DNS{Servers: d.GetServers(), Searches: d.GetSearches(), Options: d.GetOptions()}
 	}
 	f, err := s.cfg.Pins.Open(string(b.id), mountns.Net)
 	if errdefs.IsNotFound(err) {

@@ -3,10 +3,13 @@ package wire
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/berthd/berth/agent/plan"
@@ -28,6 +31,26 @@ func cniRequest(r sandbox.Request) cni.Request {
 	for _, p := range r.PortMappings {
 		out.PortMappings = append(out.PortMappings, cni.PortMapping{HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol, HostIP: p.HostIP})
 	}
+	out.Bandwidth = cniBandwidth(r.Bandwidth)
+	if d := r.DNS; len(d.Servers)+len(d.Searches)+len(d.Options) > 0 {
+		out.DNS = &cni.DNS{Servers: d.Servers, Searches: d.Searches, Options: d.Options}
+	}
+	return out
+}
+
+// cniBandwidth adds to each rate the burst that containerd and CRI-O give it: the
+// most that the bandwidth plugin takes.
+func cniBandwidth(b sandbox.Bandwidth) *cni.Bandwidth {
+	if b == (sandbox.Bandwidth{}) {
+		return nil
+	}
+	out := &cni.Bandwidth{IngressRate: b.Ingress, EgressRate: b.Egress}
+	if b.Ingress > 0 {
+		out.IngressBurst = math.MaxUint32
+	}
+	if b.Egress > 0 {
+		out.EgressBurst = math.MaxUint32
+	}
 	return out
 }
 
@@ -38,6 +61,14 @@ func (n podNetwork) Add(ctx context.Context, r sandbox.Request) (sandbox.Result,
 
 func (n podNetwork) Delete(ctx context.Context, r sandbox.Request) error {
 	return n.Network.Delete(ctx, cniRequest(r))
+}
+
+func (n podNetwork) SetPodRanges(ctx context.Context, ranges []string) error {
+	err := n.Network.SetPodRanges(ctx, ranges)
+	if cni.CodeOf(err) == cni.InvalidConf {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
 }
 
 // podVolumes is csi.Volumes as agent/runtime wants it.

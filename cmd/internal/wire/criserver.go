@@ -48,8 +48,8 @@ func (e *embedded) serveCRI(o Options, systemd bool, streaming server.Streaming)
 }
 
 // attachmentLeaks lists attachments and addresses that no sandbox has.
-func (e *embedded) attachmentLeaks(context.Context) ([]*api.Leak, error) {
-	lines, err := e.network.Audit(e.sandboxIDs())
+func (e *embedded) attachmentLeaks(ctx context.Context) ([]*api.Leak, error) {
+	lines, err := e.network.Audit(ctx, e.sandboxIDs())
 	var leaks []*api.Leak
 	for _, l := range lines {
 		kind, path, _ := strings.Cut(l, " ")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,14 @@ import (
 
 // monitorsGroup is the cgroup of all conmons, beside the pods'.
 const monitorsGroup = "berth-monitors"
+
+// collectTime bounds what the start does about attachments without a sandbox.
+const collectTime = 10 * time.Second
+
+// runNetwork keeps the network in order until ctx ends.
+func (e *embedded) runNetwork(ctx context.Context) error {
+	return e.network.Run(ctx, e.sandboxes.NetworkHolders)
+}
 
 // embedded is the CRI runtime in this process.
 type embedded struct {
@@ -136,8 +145,12 @@ func (e *embedded) restore(ctx context.Context, o Options) error {
 	if err := e.containers.Restore(ctx); err != nil {
 		return fmt.Errorf("take over containers: %w", err)
 	}
-	if err := e.network.GC(ctx, e.sandboxIDs()); err != nil {
-		o.Log.Warn("attachments without a sandbox could not all be released; the next start tries again", "error", err)
+	// A plugin that hangs must not keep the node from starting: the network's own
+	// rounds go on with what is left.
+	ctx, cancel := context.WithTimeout(ctx, collectTime)
+	defer cancel()
+	if err := e.network.GC(ctx, e.sandboxes.NetworkHolders); err != nil {
+		o.Log.Warn("attachments without a sandbox could not all be released; it is tried again and again", "error", err)
 	}
 	return nil
 }
