@@ -1,5 +1,6 @@
-// Package stats owns the reading of cgroup counters: CPU time, memory, swap and
-// the number of processes of one cgroup, on cgroup v1, v2 and the hybrid of both.
+// Package stats owns the reading of counters: CPU time, memory, swap, block I/O,
+// pressure and processes of one cgroup, on cgroup v1, v2 and the hybrid of both,
+// and of the interfaces of one network namespace. Nothing is forked for it.
 package stats
 
 import (
@@ -26,11 +27,18 @@ type Sample struct {
 	CPU    *CPU
 	Memory *Memory
 	Pids   *Pids
+	IO     *IO
 }
 
 // CPU is the time used by all processes of the cgroup since it was made.
 type CPU struct {
-	Usage time.Duration
+	Usage, User, System time.Duration
+	// Periods of the CPU quota, in how many of them the cgroup was stopped by it,
+	// and for how long in all. Zero without a quota.
+	Periods, ThrottledPeriods uint64
+	Throttled                 time.Duration
+	// Pressure is nil where the kernel does not tell: always on cgroup v1.
+	Pressure *Pressure
 }
 
 // Memory is in bytes; the faults are counts since the cgroup was made.
@@ -47,6 +55,19 @@ type Memory struct {
 	PageFaults, MajorPageFaults uint64
 	// Swap is nil if the kernel does not count it.
 	Swap *uint64
+	// SwapLimit bounds Swap alone; 0 if there is none.
+	SwapLimit uint64
+	// Cache is the page cache, of which Mapped is mapped into processes, and
+	// ActiveFile and InactiveFile are on the lists of those names. Kernel is what
+	// the kernel itself took for the cgroup.
+	Cache, Mapped, ActiveFile, InactiveFile, Kernel uint64
+	// Peak is the highest Usage there has been, 0 where the kernel (before 5.19 on
+	// v2) does not tell. Failures counts how often the limit was hit, on v1 only.
+	Peak, Failures uint64
+	// OOMKills counts the processes that the kernel killed for want of memory.
+	OOMKills uint64
+	// Pressure is nil where the kernel does not tell: always on cgroup v1.
+	Pressure *Pressure
 }
 
 // Available is how much of the limit the working set leaves; ok is false without a limit.
@@ -55,6 +76,15 @@ func (m Memory) Available() (bytes uint64, ok bool) {
 		return 0, false
 	}
 	return m.Limit - min(m.WorkingSet, m.Limit), true
+}
+
+// SwapAvailable is how much of the limit on swap is left; ok is false without a
+// limit, or where swap is not counted.
+func (m Memory) SwapAvailable() (bytes uint64, ok bool) {
+	if m.Swap == nil || m.SwapLimit == 0 {
+		return 0, false
+	}
+	return m.SwapLimit - min(*m.Swap, m.SwapLimit), true
 }
 
 // Pids counts processes and threads. Limit is 0 if there is none.
@@ -83,7 +113,8 @@ type place struct {
 
 // Reader reads cgroups of one host. It is safe for concurrent use.
 type Reader struct {
-	cpu, memory, pids place
+	cpu, memory, pids, io place
+	quota                 place // of the CPU: on v1 not where its use is counted
 }
 
 // Open finds out where the host keeps its controllers below root, normally
@@ -93,6 +124,8 @@ func Open(root string) (*Reader, error) {
 		cpu:    find(root, "cpu", "cpuacct", "cpu,cpuacct", "cpuacct,cpu"),
 		memory: find(root, "memory", "memory"),
 		pids:   find(root, "pids", "pids"),
+		io:     find(root, "io", "blkio"),
+		quota:  find(root, "cpu", "cpu", "cpu,cpuacct", "cpuacct,cpu"),
 	}
 	if r.cpu.dir == "" && r.memory.dir == "" && r.pids.dir == "" {
 		return nil, fmt.Errorf("no cgroup controllers below %s: mount cgroup2 there", root)
@@ -128,10 +161,17 @@ func (r *Reader) Read(path string) (Sample, error) {
 	b := buffers.Get().(*[]byte)
 	defer buffers.Put(b)
 	s := Sample{At: time.Now()}
-	var errs [3]error
+	var errs [5]error
 	s.CPU, errs[0] = read(r.cpu, path, b, cpuV1, cpuV2)
 	s.Memory, errs[1] = read(r.memory, path, b, memoryV1, memoryV2)
 	s.Pids, errs[2] = read(r.pids, path, b, pids, pids)
+	s.IO, errs[3] = read(r.io, path, b, ioV1, ioV2)
+	if s.CPU != nil && !r.quota.v2 {
+		var q *CPU
+		if q, errs[4] = read(r.quota, path, b, quotaV1, nil); q != nil {
+			s.CPU.Periods, s.CPU.ThrottledPeriods, s.CPU.Throttled = q.Periods, q.ThrottledPeriods, q.Throttled
+		}
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return Sample{}, fmt.Errorf("cgroup %s: %w", path, err)
 	}
@@ -161,64 +201,6 @@ func read[T any](p place, path string, b *[]byte, v1, v2 func(files) (*T, error)
 // gone covers ENODEV, the kernel's answer for an open file of a removed cgroup.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV)
-}
-
-func cpuV1(f files) (*CPU, error) {
-	n, err := f.number("cpuacct.usage")
-	return &CPU{Usage: time.Duration(min(n, math.MaxInt64))}, err
-}
-
-func cpuV2(f files) (*CPU, error) {
-	var usec uint64
-	err := f.fields("cpu.stat", map[string]*uint64{"usage_usec": &usec})
-	return &CPU{Usage: time.Duration(min(usec, math.MaxInt64/1000)) * time.Microsecond}, err
-}
-
-func memoryV1(f files) (*Memory, error) {
-	m, err := f.memory("memory.usage_in_bytes", "memory.limit_in_bytes",
-		[4]string{"total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"})
-	if err != nil {
-		return nil, err
-	}
-	both, err := f.number("memory.memsw.usage_in_bytes")
-	if gone(err) {
-		return m, nil
-	}
-	swap := both - min(m.Usage, both)
-	m.Swap = &swap
-	return m, err
-}
-
-func memoryV2(f files) (*Memory, error) {
-	m, err := f.memory("memory.current", "memory.max", [4]string{"inactive_file", "anon", "pgfault", "pgmajfault"})
-	if err != nil {
-		return nil, err
-	}
-	swap, err := f.number("memory.swap.current")
-	if gone(err) {
-		return m, nil
-	}
-	m.Swap = &swap
-	return m, err
-}
-
-func (f files) memory(usage, limit string, stat [4]string) (*Memory, error) {
-	var m Memory
-	var err error
-	if m.Usage, err = f.number(usage); err != nil {
-		return nil, err
-	}
-	// The root cgroup of v2 has no limit file, and no usage either.
-	if m.Limit, err = f.number(limit); err != nil && !gone(err) {
-		return nil, err
-	}
-	if m.Limit >= unlimited {
-		m.Limit = 0
-	}
-	var inactive uint64
-	err = f.fields("memory.stat", map[string]*uint64{stat[0]: &inactive, stat[1]: &m.RSS, stat[2]: &m.PageFaults, stat[3]: &m.MajorPageFaults})
-	m.WorkingSet = m.Usage - min(inactive, m.Usage)
-	return &m, err
 }
 
 func pids(f files) (*Pids, error) {

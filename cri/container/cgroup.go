@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/berthd/berth/cri/ocispec"
 	"github.com/berthd/berth/test/failpoint"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -133,6 +136,26 @@ func removeCgroup(host ocispec.Host, path string) error {
 			if err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("removing cgroup %s: %w", below[i], err)
 			}
+		}
+	}
+	return nil
+}
+
+// limitHugePages sets limits on huge pages, by size, of an existing cgroup.
+func limitHugePages(host ocispec.Host, path string, limits []specs.LinuxHugepageLimit) error {
+	dirs := cgroupDirs(host, path)
+	for _, l := range limits {
+		file := "hugetlb." + l.Pagesize + ".limit_in_bytes"
+		if host.CgroupV2 {
+			file = "hugetlb." + l.Pagesize + ".max"
+		}
+		at := slices.IndexFunc(dirs, func(dir string) bool { return exists(filepath.Join(dir, file)) })
+		if at < 0 {
+			return fmt.Errorf("the cgroup %s has no limit on huge pages of %s: %w", path, l.Pagesize, errdefs.ErrFailedPrecondition)
+		}
+		failpoint.Hit("cri/container/limit-hugepages")
+		if err := os.WriteFile(filepath.Join(dirs[at], file), []byte(strconv.FormatUint(l.Limit, 10)), 0); err != nil {
+			return fmt.Errorf("limiting huge pages of %s: %w", l.Pagesize, err)
 		}
 	}
 	return nil

@@ -65,6 +65,7 @@ func (s *Store) Create(ctx context.Context, req CreateRequest) (string, error) {
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if downErr := s.teardown(down, c); downErr != nil {
+		s.names.Release(id) // what is left has been told to nobody, and must not bar the next try
 		s.cfg.Log.Error("half-made container cannot be removed now; the next start of the agent tries again",
 			"container", id, "err", downErr)
 	}
@@ -119,7 +120,7 @@ func (s *Store) begin(id string, req CreateRequest) (*container, error) {
 		return nil, errors.Join(err, s.records.Remove(id))
 	}
 	s.mu.Lock()
-	s.containers[id] = c
+	s.containers.add(c)
 	s.mu.Unlock()
 	return c, nil
 }

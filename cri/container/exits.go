@@ -18,19 +18,11 @@ func (s *Store) Run() {
 	for h := range s.cfg.Monitor.Hints() {
 		switch h.Kind {
 		case monitor.Overflow:
-			s.mu.RLock()
-			all := make([]*container, 0, len(s.containers))
-			for _, c := range s.containers {
-				all = append(all, c)
-			}
-			s.mu.RUnlock()
-			for _, c := range all {
+			for _, c := range s.every() {
 				s.look(c)
 			}
 		case monitor.Exited, monitor.Gone:
-			s.mu.RLock()
-			c := s.containers[h.ID]
-			s.mu.RUnlock()
+			c := s.lookup(h.ID)
 			switch {
 			case c != nil:
 				s.look(c)

@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/berthd/berth/cri/monitor"
@@ -117,10 +118,16 @@ type container struct {
 	op chan struct{}
 	// exited is closed when rec.Exit is set.
 	exited chan struct{}
+	// What the index finds it by; never changed.
+	created         time.Time
+	sandbox, podUID string
 
 	mu      sync.Mutex
 	rec     Record
 	removed bool
+	// listed is how lists tell it, nil while it is being made. Reading it waits for
+	// nobody, not even for a record that is being written.
+	listed atomic.Pointer[runtimeapi.Container]
 }
 
 func newContainer(id string, rec Record) (*container, error) {
@@ -137,6 +144,8 @@ func newContainer(id string, rec Record) (*container, error) {
 	if rec.Exit != nil {
 		close(c.exited)
 	}
+	c.list()
+	c.created, c.sandbox, c.podUID = rec.CreatedAt.Round(0), rec.SandboxID, c.config.GetLabels()[podUID]
 	return c, nil
 }
 

@@ -79,7 +79,7 @@ func (s *Store) teardown(ctx context.Context, c *container) error {
 	}
 	s.names.Release(c.id)
 	s.mu.Lock()
-	delete(s.containers, c.id)
+	s.containers.drop(c)
 	s.mu.Unlock()
 	return nil
 }

@@ -28,11 +28,7 @@ func (s *Store) Restore(ctx context.Context) error {
 	for _, e := range entries {
 		s.restore(ctx, e)
 	}
-	s.cfg.Monitor.SweepExits(func(id string) bool {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		return s.containers[id] != nil
-	})
+	s.cfg.Monitor.SweepExits(func(id string) bool { return s.lookup(id) != nil })
 	return nil
 }
 
@@ -45,11 +41,14 @@ func (s *Store) restore(ctx context.Context, e record.Entry[Record]) {
 	if e.Stale { // its processes are of an earlier boot: their numbers mean others now
 		c.rec.Monitor, c.rec.Init = monitor.Identity{PID: 0}, monitor.Identity{}
 	}
-	if err := s.names.Reserve(name(c.pod, c.config.GetMetadata()), c.id); err != nil && !e.Stray {
-		s.cfg.Log.Error("two containers of one name: the second keeps no name", "container", c.id, "err", err)
+	// A half-made one holds no name: its creation ended with the agent that was killed.
+	if !e.Stray && !e.Stale && e.Value.Complete {
+		if err := s.names.Reserve(name(c.pod, c.config.GetMetadata()), c.id); err != nil {
+			s.cfg.Log.Error("two containers of one name: the second keeps no name", "container", c.id, "err", err)
+		}
 	}
 	s.mu.Lock()
-	s.containers[c.id] = c
+	s.containers.add(c)
 	s.mu.Unlock()
 	if e.Stray || e.Stale || !e.Value.Complete {
 		s.discard(ctx, c)

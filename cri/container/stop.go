@@ -32,6 +32,14 @@ func (s *Store) Stop(ctx context.Context, id string, grace time.Duration) error 
 	if rec.Exit != nil || !rec.Complete || rec.StartFailure != "" {
 		return nil // nothing of it runs
 	}
+	if grace > 0 && !rec.StartAt.IsZero() && !rec.Started {
+		if grace, err = s.awaitStart(ctx, c, grace); err != nil {
+			return err
+		}
+		if rec, cfg = c.snapshot(); rec.Exit != nil {
+			return nil
+		}
+	}
 	// Before its start a container's first process is the runtime's own and knows no manners.
 	if grace > 0 && rec.State() == runtimeapi.ContainerState_CONTAINER_RUNNING {
 		if err := s.signalOnce(c, stopSignal(cfg)); err != nil {
@@ -41,12 +49,43 @@ func (s *Store) Stop(ctx context.Context, id string, grace time.Duration) error 
 			return err
 		}
 	}
+	if err := s.ours(c); err != nil {
+		return err
+	}
 	s.endAll(c)
 	ended, err := s.await(ctx, c, killPatience)
 	if err == nil && !ended {
 		err = fmt.Errorf("container %s has not ended %v after SIGKILL: a process of it is stuck in the kernel: %w",
 			c.id, killPatience, errdefs.ErrUnavailable)
 	}
+	return err
+}
+
+// awaitStart waits for a start that is going on, so that what was just started
+// gets its stop signal too; it returns what is left of grace, at least a moment.
+func (s *Store) awaitStart(ctx context.Context, c *container, grace time.Duration) (time.Duration, error) {
+	begun := time.Now()
+	within, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if err := c.lock(within); err == nil {
+		c.unlock()
+	} else if ctx.Err() != nil {
+		return 0, err
+	}
+	return max(grace-time.Since(begun), time.Millisecond), nil
+}
+
+// ours puts on record that the container is ended by us, if it could else be
+// taken for one that the kernel has killed for want of memory.
+func (s *Store) ours(c *container) error {
+	rec, _ := c.snapshot()
+	if rec.Signalled || oomKills(s.cfg.Host, rec.CgroupsPath) == 0 {
+		return nil
+	}
+	_, err := s.update(c, func(r *Record) bool {
+		r.Signalled = true
+		return r.Exit == nil
+	})
 	return err
 }
 

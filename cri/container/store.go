@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -99,7 +97,7 @@ type Store struct {
 	filters filters
 
 	mu         sync.RWMutex
-	containers map[string]*container
+	containers index
 }
 
 // Open returns a Store without containers; Restore fills it.
@@ -115,8 +113,11 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.OnEvent == nil {
 		cfg.OnEvent = func(Event) {}
 	}
-	return &Store{cfg: cfg, records: records, containers: map[string]*container{}}, nil
+	return &Store{cfg: cfg, records: records, containers: newIndex()}, nil
 }
+
+// Quarantined counts the records that were found unreadable.
+func (s *Store) Quarantined() int64 { return s.records.Quarantined() }
 
 // runtime is the one that rec's container was made with. A handler that is not
 // configured any more leaves the default one, which for all that is done to a
@@ -144,22 +145,7 @@ func (s *Store) rootfs(id string) string { return filepath.Join(s.records.Path(i
 func (s *Store) get(id string) (*container, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if c, ok := s.containers[id]; ok {
-		return c, nil
-	}
-	var found *container
-	for have, c := range s.containers {
-		if id != "" && strings.HasPrefix(have, id) {
-			if found != nil {
-				return nil, fmt.Errorf("container ID %q fits more than one: %w", id, errdefs.ErrInvalidArgument)
-			}
-			found = c
-		}
-	}
-	if found == nil {
-		return nil, fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
-	}
-	return found, nil
+	return s.containers.find(id)
 }
 
 // complete is get for what needs a container whose creation is over.
@@ -200,6 +186,7 @@ func (s *Store) update(c *container, change func(*Record) bool) (bool, error) {
 	}
 	ended := c.rec.Exit == nil && next.Exit != nil
 	c.rec = next
+	c.list()
 	if ended {
 		close(c.exited)
 	}
@@ -209,90 +196,6 @@ func (s *Store) update(c *container, change func(*Record) bool) (bool, error) {
 func (s *Store) event(kind EventKind, c *container) {
 	rec, _ := c.snapshot()
 	s.cfg.OnEvent(Event{Kind: kind, ContainerID: c.id, SandboxID: rec.SandboxID, At: time.Now()})
-}
-
-// Filter chooses containers; zero fields choose all.
-type Filter struct {
-	ID, SandboxID string
-	State         *runtimeapi.ContainerState
-	Labels        map[string]string
-}
-
-// List returns the chosen containers, oldest first.
-func (s *Store) List(f Filter) []*runtimeapi.Container {
-	s.mu.RLock()
-	all := make([]*container, 0, len(s.containers))
-	for id, c := range s.containers {
-		if strings.HasPrefix(id, f.ID) {
-			all = append(all, c)
-		}
-	}
-	s.mu.RUnlock()
-	out := make([]*runtimeapi.Container, 0, len(all))
-	for _, c := range all {
-		rec, cfg := c.snapshot()
-		if !rec.Complete || f.SandboxID != "" && !strings.HasPrefix(rec.SandboxID, f.SandboxID) ||
-			f.State != nil && rec.State() != *f.State || !hasLabels(cfg.GetLabels(), f.Labels) {
-			continue
-		}
-		out = append(out, &runtimeapi.Container{
-			Id: c.id, PodSandboxId: rec.SandboxID, Metadata: cfg.GetMetadata(), Image: cfg.GetImage(),
-			ImageRef: rec.Image.Ref, ImageId: rec.Image.ID, State: rec.State(), CreatedAt: rec.CreatedAt.UnixNano(),
-			Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(),
-		})
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].CreatedAt < out[j].CreatedAt })
-	return out
-}
-
-func hasLabels(have, want map[string]string) bool {
-	for k, v := range want {
-		if got, ok := have[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
-}
-
-// IDs returns the containers of a sandbox, half-made ones too: all that must go
-// before the sandbox can.
-func (s *Store) IDs(sandboxID string) []string {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var out []string
-	for id, c := range s.containers {
-		if rec, _ := c.snapshot(); rec.SandboxID == sandboxID {
-			out = append(out, id)
-		}
-	}
-	sort.Strings(out)
-	return out
-}
-
-// Status returns everything CRI asks of a container.
-func (s *Store) Status(id string) (*runtimeapi.ContainerStatus, error) {
-	c, err := s.complete(id)
-	if err != nil {
-		return nil, err
-	}
-	rec, cfg := c.snapshot()
-	st := &runtimeapi.ContainerStatus{
-		Id: c.id, Metadata: cfg.GetMetadata(), State: rec.State(), CreatedAt: rec.CreatedAt.UnixNano(),
-		Image: cfg.GetImage(), ImageRef: rec.Image.Ref, ImageId: rec.Image.ID, Labels: cfg.GetLabels(),
-		Annotations: cfg.GetAnnotations(), Mounts: cfg.GetMounts(), LogPath: rec.LogPath, StopSignal: cfg.GetStopSignal(),
-		Resources: &runtimeapi.ContainerResources{Linux: cfg.GetLinux().GetResources()},
-		User:      &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{Uid: int64(rec.User.UID), Gid: int64(rec.User.GID)}},
-	}
-	for _, g := range rec.User.Groups {
-		st.User.Linux.SupplementalGroups = append(st.User.Linux.SupplementalGroups, int64(g))
-	}
-	if rec.Started {
-		st.StartedAt = rec.StartAt.UnixNano()
-	}
-	if e := rec.Exit; e != nil {
-		st.FinishedAt, st.ExitCode, st.Reason, st.Message = e.At.UnixNano(), e.Code, e.Reason, e.Message
-	}
-	return st, nil
 }
 
 // Facts are what other parts of the runtime may want to know of a container.

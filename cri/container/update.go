@@ -11,13 +11,17 @@ import (
 	"github.com/berthd/berth/cri/ocispec"
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // UpdateResources changes a container's limits. Fields that are zero keep their
-// value. The runtime is told first and the record written after it: cut short
-// between the two, the caller finds the old values and asks again.
+// value; a negative limit of memory takes it away. The score by which the kernel
+// chooses what to kill stays: a running process keeps its own.
+//
+// The runtime is told first and the record written after it: cut short between
+// the two, the caller finds the old values and asks again.
 func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi.LinuxContainerResources) error {
 	c, err := s.complete(id)
 	if err != nil {
@@ -28,25 +32,19 @@ func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi
 	}
 	defer c.unlock()
 	rec, cfg := c.snapshot()
-	if rec.Exit != nil {
-		return fmt.Errorf("container %s has exited: %w", c.id, errdefs.ErrFailedPrecondition)
-	}
-	limits, err := ocispec.Resources(want, s.cfg.Host)
-	if err != nil {
-		return kinded(err)
-	}
-	failpoint.Hit("cri/container/update-resources")
-	if err := s.runtime(rec).Update(ctx, c.id, limits.Spec); err != nil {
-		return err
+	if rec.Exit != nil || rec.StartFailure != "" {
+		return fmt.Errorf("container %s does not run, nothing can be limited: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
 	next := proto.CloneOf(cfg)
 	if next.Linux == nil {
 		next.Linux = &runtimeapi.LinuxContainerConfig{}
 	}
-	if next.Linux.Resources == nil {
-		next.Linux.Resources = &runtimeapi.LinuxContainerResources{}
+	if next.Linux.Resources, err = mergeResources(cfg.GetLinux().GetResources(), want); err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
 	}
-	mergeResources(next.Linux.Resources, want)
+	if err := s.apply(ctx, c, rec, want, next.Linux.Resources); err != nil {
+		return err
+	}
 	failpoint.Hit("cri/container/update-resources-done")
 	raw, err := proto.Marshal(next)
 	if err != nil {
@@ -60,14 +58,62 @@ func (s *Store) UpdateResources(ctx context.Context, id string, want *runtimeapi
 	return err
 }
 
-// mergeResources sets what want sets. proto.Merge would add lists up.
-func mergeResources(have, want *runtimeapi.LinuxContainerResources) {
-	hugepages, score := want.GetHugepageLimits(), have.OomScoreAdj
-	if len(hugepages) > 0 {
-		have.HugepageLimits = nil
+// apply sets what want asks for, which leads to merged. What the kernel takes in
+// pairs (memory with swap, a quota with its period) is set in pairs.
+func (s *Store) apply(ctx context.Context, c *container, rec Record, want, merged *runtimeapi.LinuxContainerResources) error {
+	if len(want.GetUnified()) > 0 && !s.cfg.Host.CgroupV2 {
+		return fmt.Errorf("container %s: unified parameters are of cgroup v2, this host uses v1: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	proto.Merge(have, want)
-	have.OomScoreAdj = score // a running process keeps its own
+	set := proto.CloneOf(want)
+	if set.MemoryLimitInBytes != 0 || set.MemorySwapLimitInBytes != 0 {
+		set.MemoryLimitInBytes, set.MemorySwapLimitInBytes = merged.MemoryLimitInBytes, merged.MemorySwapLimitInBytes
+	}
+	if set.CpuQuota != 0 || set.CpuPeriod != 0 {
+		set.CpuQuota, set.CpuPeriod = merged.CpuQuota, merged.CpuPeriod
+	}
+	limits, err := ocispec.Resources(set, s.cfg.Host)
+	if err != nil {
+		return kinded(err)
+	}
+	if want.MemoryLimitInBytes < 0 {
+		none := int64(-1)
+		limits.Spec.Memory = &specs.LinuxMemory{Limit: &none}
+		if s.cfg.Host.SwapAccounting {
+			limits.Spec.Memory.Swap = &none
+		}
+	}
+	huge := limits.Spec.HugepageLimits
+	limits.Spec.HugepageLimits = nil // runc's update passes over them
+	failpoint.Hit("cri/container/update-resources")
+	if err := s.runtime(rec).Update(ctx, c.id, limits.Spec); err != nil {
+		return err
+	}
+	return limitHugePages(s.cfg.Host, rec.CgroupsPath, huge)
+}
+
+// mergeResources is have with what want sets. proto.Merge would add lists up.
+func mergeResources(have, want *runtimeapi.LinuxContainerResources) (*runtimeapi.LinuxContainerResources, error) {
+	out := &runtimeapi.LinuxContainerResources{}
+	if have != nil {
+		out = proto.CloneOf(have)
+	}
+	if len(want.GetHugepageLimits()) > 0 {
+		out.HugepageLimits = nil
+	}
+	proto.Merge(out, want)
+	out.OomScoreAdj = have.GetOomScoreAdj()
+	switch {
+	case want.GetMemoryLimitInBytes() < 0:
+		out.MemoryLimitInBytes, out.MemorySwapLimitInBytes = 0, 0
+	case want.GetMemoryLimitInBytes() > 0 && want.GetMemorySwapLimitInBytes() == 0 && out.MemorySwapLimitInBytes > 0:
+		// Both together were limited: what swap alone may take stays as it was.
+		out.MemorySwapLimitInBytes += out.MemoryLimitInBytes - have.GetMemoryLimitInBytes()
+	}
+	if both := out.MemorySwapLimitInBytes; both > 0 && (out.MemoryLimitInBytes == 0 || both < out.MemoryLimitInBytes) {
+		return nil, fmt.Errorf("the limit of %d bytes on memory and swap together is below the one of %d on memory alone, or there is none: %w",
+			both, out.MemoryLimitInBytes, errdefs.ErrInvalidArgument)
+	}
+	return out, nil
 }
 
 // ReopenLog makes the monitor open the log path anew; on a container that has

@@ -45,11 +45,11 @@ func (s *Store) Run(ctx context.Context, config *runtimeapi.PodSandboxConfig, ha
 		return "", fmt.Errorf("creating a sandbox: %w", err)
 	}
 	b := newBox(id)
-	b.config, b.creating = config, true
+	b.config, b.creating, b.created, b.podUID = config, true, time.Now().Round(0), config.GetLabels()[podUID]
 	b.busy <- struct{}{}
 	defer b.give()
 	s.mu.Lock()
-	s.boxes[id] = b
+	s.boxes.add(b)
 	s.mu.Unlock()
 
 	err = s.create(ctx, b, c, handler)
@@ -57,6 +57,7 @@ func (s *Store) Run(ctx context.Context, config *runtimeapi.PodSandboxConfig, ha
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
 		if undone := s.remove(cleanup, b); undone != nil {
+			s.names.Release(string(id)) // the name is for the next try; what is left waits for Remove
 			err = fmt.Errorf("%w (and sandbox %s, half made, cannot be removed yet: %w)", err, id, undone)
 		}
 		id = ""
@@ -112,7 +113,7 @@ func (s *Store) create(ctx context.Context, b *box, c creation, handler string) 
 	if c.labels, err = s.cfg.Labels.ForPod(c.config.GetLinux().GetSecurityContext().GetSelinuxOptions()); err != nil {
 		return err
 	}
-	err = s.write(b, func(r *state) { *r = state{Config: raw, Handler: handler, CreatedAt: time.Now(), Labels: c.labels} })
+	err = s.write(b, func(r *state) { *r = state{Config: raw, Handler: handler, CreatedAt: b.created, Labels: c.labels} })
 	if err != nil {
 		return err
 	}

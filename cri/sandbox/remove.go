@@ -138,7 +138,7 @@ func (s *Store) remove(ctx context.Context, b *box) error {
 		return err
 	}
 	s.mu.Lock()
-	delete(s.boxes, b.id)
+	s.boxes.drop(b)
 	s.mu.Unlock()
 	s.names.Release(string(b.id))
 	rec, _ := b.snapshot()

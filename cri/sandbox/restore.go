@@ -30,10 +30,12 @@ func (s *Store) Restore(ctx context.Context) error {
 	for _, e := range entries {
 		b := s.restoreOne(e, pins[e.ID])
 		s.mu.Lock()
-		s.boxes[b.id] = b
+		s.boxes.add(b)
 		s.mu.Unlock()
 		if b.stray {
 			strays = append(strays, b)
+		} else if b.rec.Complete && !b.rec.Stopped && !b.status().Ready {
+			s.cfg.OnChange(b.id) // it broke while nobody looked
 		}
 		delete(pins, e.ID)
 		if err := ctx.Err(); err != nil {
@@ -69,7 +71,7 @@ func (s *Store) restoreOne(e record.Entry[state], pinned []mountns.Kind) *box {
 		b.stray = true
 		return b
 	}
-	b.config = config
+	b.config, b.created, b.podUID = config, b.rec.CreatedAt, config.GetLabels()[podUID]
 	if err := s.cfg.Labels.Reserve(b.rec.Labels); err != nil {
 		s.cfg.Log.Error("another pod may get this pod's level", "sandbox", e.ID, "err", err)
 	}
@@ -80,8 +82,11 @@ func (s *Store) restoreOne(e record.Entry[state], pinned []mountns.Kind) *box {
 	for _, k := range modesOf(config).kinds() {
 		b.pinned = b.pinned && slices.Contains(pinned, k)
 	}
-	if err := s.names.Reserve(fullName(config.GetMetadata()), e.ID); err != nil {
-		s.cfg.Log.Error("two sandboxes have one name", "sandbox", e.ID, "err", err)
+	// A half-made one holds no name: its creation ended with the agent that was killed.
+	if b.rec.Complete {
+		if err := s.names.Reserve(fullName(config.GetMetadata()), e.ID); err != nil {
+			s.cfg.Log.Error("two sandboxes have one name", "sandbox", e.ID, "err", err)
+		}
 	}
 	if b.rec.Init == nil {
 		return b

@@ -63,6 +63,9 @@ type box struct {
 	id ID
 	// busy holds a token while an operation (create, stop, remove) runs.
 	busy chan struct{}
+	// What the index finds it by; never changed.
+	created time.Time
+	podUID  string
 
 	mu       sync.Mutex
 	rec      state

@@ -59,8 +59,8 @@ type Store struct {
 	stop  context.CancelFunc // of the removal of strays; nil until Restore
 	wg    sync.WaitGroup
 
-	mu    sync.Mutex
-	boxes map[ID]*box
+	mu    sync.RWMutex
+	boxes index
 }
 
 // Open returns the store over cfg.Dir; call Restore before anything else.
@@ -72,7 +72,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.OnChange == nil {
 		cfg.OnChange = func(ID) {}
 	}
-	return &Store{cfg: cfg, dir: dir, boxes: map[ID]*box{}}, nil
+	return &Store{cfg: cfg, dir: dir, boxes: newIndex()}, nil
 }
 
 // Close ends the store's goroutines. Sandboxes stay as they are.
@@ -100,48 +100,6 @@ func (s *Store) Get(id ID) (Status, error) {
 		return Status{}, err
 	}
 	return b.status(), nil
-}
-
-// List returns the status of every sandbox, oldest first. One whose creation
-// still runs is not listed; one whose creation was cut short is, not ready.
-func (s *Store) List() []Status {
-	var out []Status
-	for _, b := range s.all() {
-		if !b.hidden() {
-			out = append(out, b.status())
-		}
-	}
-	slices.SortFunc(out, func(a, b Status) int {
-		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
-	return out
-}
-
-// Resolve returns the one sandbox whose ID begins with prefix. It fails with
-// errdefs.ErrNotFound, or errdefs.ErrInvalidArgument if there are several.
-func (s *Store) Resolve(prefix string) (ID, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.boxes[ID(prefix)]; ok {
-		return ID(prefix), nil
-	}
-	var found ID
-	for id := range s.boxes {
-		if prefix == "" || !strings.HasPrefix(string(id), prefix) {
-			continue
-		}
-		if found != "" {
-			return "", fmt.Errorf("sandbox ID %q is ambiguous: give more of it: %w", prefix, errdefs.ErrInvalidArgument)
-		}
-		found = id
-	}
-	if found == "" {
-		return "", fmt.Errorf("sandbox %q: %w", prefix, errdefs.ErrNotFound)
-	}
-	return found, nil
 }
 
 // Facts are what a container of the sandbox is made from.
@@ -254,25 +212,6 @@ func (s *Store) PinLeaks() ([]string, error) {
 	}
 	slices.Sort(out)
 	return out, nil
-}
-
-func (s *Store) get(id ID) (*box, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b, ok := s.boxes[id]; ok {
-		return b, nil
-	}
-	return nil, fmt.Errorf("sandbox %q: %w", id, errdefs.ErrNotFound)
-}
-
-func (s *Store) all() []*box {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]*box, 0, len(s.boxes))
-	for _, b := range s.boxes {
-		out = append(out, b)
-	}
-	return out
 }
 
 // take waits for b's other operations to end.

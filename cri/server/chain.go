@@ -86,14 +86,23 @@ func deadlineFor(req any) time.Duration {
 	case *runtimeapi.RunPodSandboxRequest:
 		return 2 * defaultDeadline
 	case *runtimeapi.StopContainerRequest:
-		return defaultDeadline + time.Duration(max(0, r.GetTimeout()))*time.Second
+		return defaultDeadline + seconds(r.GetTimeout())
 	case *runtimeapi.ExecSyncRequest:
 		if r.GetTimeout() <= 0 {
 			return 0
 		}
-		return defaultDeadline + time.Duration(r.GetTimeout())*time.Second
+		return defaultDeadline + seconds(r.GetTimeout())
 	}
 	return defaultDeadline
+}
+
+// maxPatience bounds what a caller asks us to wait: more seconds than fit into a
+// duration would else be none at all.
+const maxPatience = 10 * 365 * 24 * time.Hour
+
+// seconds is a number of seconds from a request; less than none is none.
+func seconds(n int64) time.Duration {
+	return time.Duration(min(max(0, n), int64(maxPatience/time.Second))) * time.Second
 }
 
 func checkSize(what string, m any) error {

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/berthd/berth/cri/sandbox"
 	"github.com/containerd/errdefs"
@@ -30,8 +29,7 @@ func (s *Server) StopContainer(ctx context.Context, r *runtimeapi.StopContainerR
 	if r.GetContainerId() == "" {
 		return nil, errNoContainer
 	}
-	grace := time.Duration(max(0, r.GetTimeout())) * time.Second
-	if err := s.cfg.Containers.Stop(ctx, r.GetContainerId(), grace); err != nil {
+	if err := s.cfg.Containers.Stop(ctx, r.GetContainerId(), seconds(r.GetTimeout())); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.StopContainerResponse{}, nil

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,8 +14,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// maxPending bounds how many objects may have news for one slow subscriber.
-const maxPending = 8192
+const (
+	// maxPending bounds how many objects may have news for one slow subscriber:
+	// those that a node can hold, and as many that have gone.
+	maxPending = 1 << 15
+	// heldFor is how long after the start a subscriber is still told of what ended
+	// while no runtime was there to tell it.
+	heldFor = 5 * time.Minute
+)
 
 // change is the latest news of one object, a container or a sandbox.
 type change struct {
@@ -28,9 +35,16 @@ type change struct {
 // of them it keeps the latest change of each object, in the order in which the
 // objects changed: a slow subscriber misses steps on the way, but never where
 // an object got to. An event is filled with the state of the time it is sent.
+//
+// What ended while the runtime was away is found when it starts, before anybody
+// can have subscribed: such ends are held, for everyone who subscribes soon.
 type Events struct {
-	mu   sync.Mutex
-	subs map[*subscriber]struct{}
+	mu      sync.Mutex
+	subs    map[*subscriber]struct{}
+	begun   time.Time
+	held    []change
+	open    bool // the server exists: sandboxes that break now do so before its eyes
+	serving bool // somebody has subscribed: what ends now is told at once
 }
 
 // subscriber is one open stream.
@@ -42,10 +56,9 @@ type subscriber struct {
 }
 
 // NewEvents returns events without subscribers. Its methods OnContainer and
-// OnSandbox go into the configurations of the stores; what they tell before the
-// Server exists is dropped, since nobody can have subscribed.
+// OnSandbox go into the configurations of the stores.
 func NewEvents() *Events {
-	return &Events{subs: map[*subscriber]struct{}{}}
+	return &Events{subs: map[*subscriber]struct{}{}, begun: time.Now()}
 }
 
 var kinds = map[container.EventKind]runtimeapi.ContainerEventType{
@@ -69,19 +82,47 @@ func (e *Events) OnSandbox(id sandbox.ID) {
 func (e *Events) publish(c change) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.hold(c)
 	for s := range e.subs {
-		if _, ok := s.pending[c.id]; !ok {
-			if len(s.order) >= maxPending {
-				s.overflow = true
-				continue
-			}
-			s.order = append(s.order, c.id)
+		s.add(c)
+	}
+}
+
+// hold keeps c for those who subscribe soon, if it may be news of an end that
+// came while no runtime was there. The caller holds the lock.
+func (e *Events) hold(c change) {
+	if e.serving || time.Since(e.begun) > heldFor {
+		return
+	}
+	e.held = slices.DeleteFunc(e.held, func(old change) bool { return old.id == c.id })
+	sandbox := c.id == c.sandboxID && !e.open // what it came to is seen when it is told
+	if sandbox || c.kind == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT && c.id != c.sandboxID {
+		if len(e.held) < maxPending {
+			e.held = append(e.held, c)
 		}
-		s.pending[c.id] = c
-		select {
-		case s.wake <- struct{}{}:
-		default:
+	}
+}
+
+// opened says that the server exists now.
+func (e *Events) opened() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open = true
+}
+
+// add makes c the latest news of its object; the caller holds the lock.
+func (s *subscriber) add(c change) {
+	if _, ok := s.pending[c.id]; !ok {
+		if len(s.order) >= maxPending {
+			s.overflow = true
+			return
 		}
+		s.order = append(s.order, c.id)
+	}
+	s.pending[c.id] = c
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -115,6 +156,13 @@ func (e *Events) subscribe() *subscriber {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.subs[s] = struct{}{}
+	e.serving = true
+	if time.Since(e.begun) > heldFor {
+		e.held = nil
+	}
+	for _, c := range e.held {
+		s.add(c)
+	}
 	return s
 }
 

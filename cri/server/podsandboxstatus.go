@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/berthd/berth/cri/container"
@@ -40,7 +39,7 @@ func (s *Server) sandboxDetails(id sandbox.ID) (map[string]string, error) {
 	}
 	return verbose(map[string]any{
 		"pid": f.InitPID, "notReadyBecause": f.Why, "hostname": f.Hostname, "namespaces": f.Join,
-		"files": f.Files, "cgroupParent": f.CgroupParent, "runtimeHandler": f.Handler,
+		"files": f.Files, "overhead": f.Config.GetLinux().GetOverhead(), "resources": f.Config.GetLinux().GetResources(), "cgroupParent": f.CgroupParent, "runtimeHandler": f.Handler,
 	})
 }
 
@@ -58,15 +57,16 @@ func (s *Server) ListPodSandbox(_ context.Context, r *runtimeapi.ListPodSandboxR
 }
 
 func (s *Server) sandboxes(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
-	var out []*runtimeapi.PodSandbox
-	for _, st := range s.cfg.Sandboxes.List() {
-		state := sandboxState(st)
-		if !strings.HasPrefix(string(st.ID), f.GetId()) || f.GetState() != nil && f.GetState().GetState() != state ||
-			!selects(f.GetLabelSelector(), st.Config.GetLabels()) {
-			continue
-		}
+	filter := sandbox.Filter{ID: f.GetId(), Labels: f.GetLabelSelector()}
+	if f.GetState() != nil {
+		ready := f.GetState().GetState() == runtimeapi.PodSandboxState_SANDBOX_READY
+		filter.Ready = &ready
+	}
+	all := s.cfg.Sandboxes.Select(filter)
+	out := make([]*runtimeapi.PodSandbox, 0, len(all))
+	for _, st := range all {
 		out = append(out, &runtimeapi.PodSandbox{
-			Id: string(st.ID), Metadata: st.Config.GetMetadata(), State: state, CreatedAt: st.CreatedAt.UnixNano(),
+			Id: string(st.ID), Metadata: st.Config.GetMetadata(), State: sandboxState(st), CreatedAt: st.CreatedAt.UnixNano(),
 			Labels: st.Config.GetLabels(), Annotations: st.Config.GetAnnotations(), RuntimeHandler: st.Handler,
 		})
 	}
@@ -109,14 +109,4 @@ func (s *Server) containerStatuses(sandboxID string) []*runtimeapi.ContainerStat
 		}
 	}
 	return out
-}
-
-// selects tells whether labels hold all of selector.
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
 }

@@ -28,8 +28,10 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 		return err
 	}
 	chain := NewChain(s.cfg.Log)
-	g := grpc.NewServer(grpc.UnaryInterceptor(chain.Unary), grpc.ChainStreamInterceptor(until(ctx), chain.Stream),
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	g := grpc.NewServer(append([]grpc.ServerOption{
+		grpc.UnaryInterceptor(chain.Unary), grpc.ChainStreamInterceptor(until(ctx), chain.Stream),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+	}, s.cfg.Options...)...)
 	runtimeapi.RegisterRuntimeServiceServer(g, s)
 	runtimeapi.RegisterImageServiceServer(g, s)
 	api.RegisterBerthServer(g, s.berth())

@@ -9,6 +9,7 @@ import (
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/image"
 	"github.com/berthd/berth/cri/sandbox"
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -20,15 +21,26 @@ type Streaming interface {
 	GetPortForward(*runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error)
 }
 
-// Stats read the counters of what runs. Either may be nil: then the RPCs that
+// Stats read the counters of what runs. Each may be nil: then the RPCs that
 // need it answer Unimplemented.
 type Stats struct {
-	// Container fills in cpu, memory, swap, io and the writable layer; the
-	// attributes are filled in by the server.
-	Container func(context.Context, container.Facts) (*runtimeapi.ContainerStats, error)
-	// Pod fills in cpu, memory, network and processes of a pod; its containers
-	// are filled in by the server.
-	Pod func(context.Context, sandbox.Facts) (*runtimeapi.LinuxPodSandboxStats, error)
+	// Container fills in cpu, memory, swap, io and the writable layer, all but the
+	// last only if it runs; the attributes are filled in by the server. now wants
+	// what is true at this moment, and not a moment ago.
+	Container func(ctx context.Context, c container.Facts, now bool) (*runtimeapi.ContainerStats, error)
+	// Pod fills in cpu, memory, io, network and processes of a pod, and puts in
+	// what Container told of its containers.
+	Pod func(context.Context, sandbox.Facts, []*runtimeapi.ContainerStats) (*runtimeapi.LinuxPodSandboxStats, error)
+	// Metrics tells the metrics of a pod and its running containers, all of which
+	// are among Descriptors.
+	Metrics     func(context.Context, sandbox.Facts, []Measured) (*runtimeapi.PodSandboxMetrics, error)
+	Descriptors []*runtimeapi.MetricDescriptor
+}
+
+// Measured is a container whose metrics are wanted.
+type Measured struct {
+	container.Facts
+	Status *runtimeapi.ContainerStatus
 }
 
 // Config is what a Server serves.
@@ -47,6 +59,10 @@ type Config struct {
 	// Ready says why no container can be run now; nil, also as a function: it can.
 	Ready         func(context.Context) error
 	SystemdCgroup bool
+	// Details, if not nil, are added to what Status tells if it is to be verbose.
+	Details func() map[string]any
+	// Options are more options of the gRPC servers: handlers of statistics, say.
+	Options []grpc.ServerOption
 	// Leaks list what no record accounts for; all of them make an audit, besides
 	// the pinned namespaces, which the server asks for itself.
 	Leaks []func(context.Context) ([]*api.Leak, error)
@@ -82,5 +98,6 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Ready == nil {
 		cfg.Ready = func(context.Context) error { return nil }
 	}
+	cfg.Events.opened()
 	return &Server{cfg: cfg}, nil
 }

@@ -33,17 +33,33 @@ func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runt
 	if !r.GetVerbose() {
 		return resp, nil
 	}
+	facts := map[string]any{
+		"version": s.cfg.Version, "runtimes": s.handlers(), "unusableRuntimes": s.unusable(), "noUserNamespaces": s.noUserNamespaces(),
+		"systemdCgroup": s.cfg.SystemdCgroup, "sandboxes": len(s.cfg.Sandboxes.List()), "containers": len(s.containers(nil)),
+		"quarantinedSandboxRecords": s.cfg.Sandboxes.Quarantined(), "quarantinedContainerRecords": s.cfg.Containers.Quarantined(),
+	}
+	if s.cfg.Details != nil {
+		maps.Copy(facts, s.cfg.Details())
+	}
 	var err error
-	resp.Info, err = verbose(map[string]any{
-		"version": s.cfg.Version, "runtimes": s.handlers(), "noUserNamespaces": s.noUserNamespaces(), "systemdCgroup": s.cfg.SystemdCgroup,
-		"sandboxes": len(s.cfg.Sandboxes.List()), "quarantinedSandboxRecords": s.cfg.Sandboxes.Quarantined(),
-	})
+	resp.Info, err = verbose(facts)
 	return resp, err
 }
 
 // handlers are the names of the usable runtime handlers, the default's first.
 func (s *Server) handlers() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.cfg.Handlers)), func(name string) bool { return s.cfg.Handlers[name].Unusable != nil })
+}
+
+// unusable says of each handler that cannot be used, why.
+func (s *Server) unusable() map[string]string {
+	out := map[string]string{}
+	for name, h := range s.cfg.Handlers {
+		if h.Unusable != nil {
+			out[name] = h.Unusable.Error()
+		}
+	}
+	return out
 }
 
 // noUserNamespaces says of each handler that cannot have them, why.
@@ -74,32 +90,7 @@ func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
 }
 
-// UpdatePodSandboxResources is told after the pod's cgroup has been changed, and
-// has nothing to change itself: limits are on the pod's and containers' cgroups.
-func (s *Server) UpdatePodSandboxResources(_ context.Context, r *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
-	id, err := s.sandboxID(r.GetPodSandboxId())
-	if err == nil {
-		err = s.sandboxReady(id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
-}
-
 // CheckpointContainer is not offered.
 func (s *Server) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
 	return nil, fmt.Errorf("checkpointing containers is not offered: it needs CRIU on the node, which this runtime does not use: %w", errdefs.ErrNotImplemented)
-}
-
-var errNoMetrics = fmt.Errorf("metrics by CRI are not offered: the agent serves them itself: %w", errdefs.ErrNotImplemented)
-
-// ListMetricDescriptors is not offered.
-func (s *Server) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
-	return nil, errNoMetrics
-}
-
-// ListPodSandboxMetrics is not offered.
-func (s *Server) ListPodSandboxMetrics(context.Context, *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
-	return nil, errNoMetrics
 }

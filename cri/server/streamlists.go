@@ -1,7 +1,6 @@
 package server
 
 import (
-	"github.com/berthd/berth/cri/container"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -10,20 +9,43 @@ import (
 // pageSize is how many bytes of items go into one message of a streamed list.
 const pageSize = 1 << 20
 
-// sendPages sends all items, in messages of about a megabyte.
+// maxPage is how many items go into one message at most, however small.
+const maxPage = 1000
+
+// pages sends items as they come, in messages of about a megabyte.
+type pages[T proto.Message] struct {
+	send  func([]T) error
+	items []T
+	size  int
+}
+
+func (p *pages[T]) add(item T) error {
+	p.items, p.size = append(p.items, item), p.size+proto.Size(item)
+	if p.size < pageSize && len(p.items) < maxPage {
+		return nil
+	}
+	return p.flush()
+}
+
+// flush sends what has been added since the last message, if anything.
+func (p *pages[T]) flush() error {
+	if len(p.items) == 0 {
+		return nil
+	}
+	page := p.items
+	p.items, p.size = nil, 0
+	return p.send(page)
+}
+
+// sendPages sends all items.
 func sendPages[T proto.Message](items []T, send func([]T) error) error {
-	for len(items) > 0 {
-		n, size := 0, 0
-		for n < len(items) && (n == 0 || size < pageSize) {
-			size += proto.Size(items[n])
-			n++
-		}
-		if err := send(items[:n]); err != nil {
+	p := pages[T]{send: send}
+	for _, item := range items {
+		if err := p.add(item); err != nil {
 			return err
 		}
-		items = items[n:]
 	}
-	return nil
+	return p.flush()
 }
 
 // StreamPodSandboxes is ListPodSandbox in pages.
@@ -38,34 +60,6 @@ func (s *Server) StreamContainers(r *runtimeapi.StreamContainersRequest, to grpc
 	return sendPages(s.containers(r.GetFilter()), func(page []*runtimeapi.Container) error {
 		return to.Send(&runtimeapi.StreamContainersResponse{Containers: page})
 	})
-}
-
-// StreamContainerStats is ListContainerStats in pages.
-func (s *Server) StreamContainerStats(r *runtimeapi.StreamContainerStatsRequest, to grpc.ServerStreamingServer[runtimeapi.StreamContainerStatsResponse]) error {
-	f := r.GetFilter()
-	all, err := s.containerStats(to.Context(), container.Filter{ID: f.GetId(), SandboxID: f.GetPodSandboxId(), Labels: f.GetLabelSelector()})
-	if err != nil {
-		return err
-	}
-	return sendPages(all, func(page []*runtimeapi.ContainerStats) error {
-		return to.Send(&runtimeapi.StreamContainerStatsResponse{ContainerStats: page})
-	})
-}
-
-// StreamPodSandboxStats is ListPodSandboxStats in pages.
-func (s *Server) StreamPodSandboxStats(r *runtimeapi.StreamPodSandboxStatsRequest, to grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse]) error {
-	all, err := s.allPodStats(to.Context(), r.GetFilter())
-	if err != nil {
-		return err
-	}
-	return sendPages(all, func(page []*runtimeapi.PodSandboxStats) error {
-		return to.Send(&runtimeapi.StreamPodSandboxStatsResponse{PodSandboxStats: page})
-	})
-}
-
-// StreamPodSandboxMetrics is not offered.
-func (s *Server) StreamPodSandboxMetrics(*runtimeapi.StreamPodSandboxMetricsRequest, grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse]) error {
-	return errNoMetrics
 }
 
 // StreamImages is ListImages in pages.

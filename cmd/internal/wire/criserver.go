@@ -1,11 +1,13 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/berthd/berth/cri/sandbox"
 	"github.com/berthd/berth/cri/server"
 	"github.com/berthd/berth/stats"
+	"github.com/berthd/berth/stats/report"
 )
 
 // serveCRI puts the server over the embedded runtime's parts.
@@ -22,29 +25,87 @@ func (e *embedded) serveCRI(o Options, systemd bool, streaming server.Streaming)
 	if err != nil {
 		return nil, fmt.Errorf("read cgroup counters: %w", err)
 	}
+	log := o.Log.With("part", "cri")
+	images := filepath.Join(o.RootDir, "images")
+	e.reporter = report.New(report.Config{Reader: reader, Mountpoint: images, Log: log})
+	conmon, err := exec.LookPath(cmp.Or(o.Conmon, "conmon"))
+	if err != nil {
+		return nil, fmt.Errorf("find conmon: %w", err)
+	}
+	needs := server.Needs{
+		Programs: map[string]string{"the OCI runtime " + e.binary.Name: e.binary.Executable(), "the monitor (conmon)": conmon},
+		Dirs:     []string{o.StateDir, images},
+	}
 	return server.New(server.Config{
 		Sandboxes: e.sandboxes, Containers: e.containers, Images: e.images, Events: e.events, Streaming: streaming,
-		Stats: server.Stats{
-			Container: func(_ context.Context, f container.Facts) (*runtimeapi.ContainerStats, error) {
-				s, err := reader.Read(cgroupPath(f.CgroupsPath))
-				if err != nil {
-					return nil, err
-				}
-				return containerStats(s), nil
-			},
-			Pod: func(_ context.Context, f sandbox.Facts) (*runtimeapi.LinuxPodSandboxStats, error) {
-				s, err := reader.Read(cgroupPath(f.CgroupParent))
-				if err != nil {
-					return nil, err
-				}
-				c := containerStats(s)
-				return &runtimeapi.LinuxPodSandboxStats{Cpu: c.Cpu, Memory: c.Memory}, nil
-			},
-		},
-		Version: o.Version, SystemdCgroup: systemd, Handlers: e.handlers(o),
-		Leaks: []func(context.Context) ([]*api.Leak, error){e.attachmentLeaks},
-		Log:   o.Log.With("part", "cri"),
+		Stats:   e.stats(),
+		Version: o.Version, SystemdCgroup: systemd, Handlers: e.handlers(o), Ready: needs.Ready,
+		Details: func() map[string]any { return e.details(o, conmon) },
+		Leaks:   []func(context.Context) ([]*api.Leak, error){e.attachmentLeaks},
+		Log:     log,
 	})
+}
+
+// details are what a person who asks for the runtime's status may want to know.
+func (e *embedded) details(o Options, conmon string) map[string]any {
+	runtimes := map[string]string{}
+	for name, b := range e.binaries {
+		runtimes[name] = b.Name + " " + b.Version + " " + b.Path
+	}
+	return map[string]any{
+		"rootDir": o.RootDir, "stateDir": o.StateDir, "conmon": conmon, "defaultRuntime": e.binary.Name, "runtimeBinaries": runtimes,
+		"cgroupVersion": map[bool]int{false: 1, true: 2}[e.host.CgroupV2], "cniConfDirs": o.CNIConfDirs, "cniBinDirs": o.CNIBinDirs, "network": e.network.Details(),
+	}
+}
+
+// stats is stats/report as cri/server wants it.
+func (e *embedded) stats() server.Stats {
+	return server.Stats{
+		Descriptors: report.Descriptors(),
+		Container: func(ctx context.Context, f container.Facts, now bool) (*runtimeapi.ContainerStats, error) {
+			return e.reporter.Container(ctx, e.measured(f), now)
+		},
+		Pod: func(ctx context.Context, f sandbox.Facts, containers []*runtimeapi.ContainerStats) (*runtimeapi.LinuxPodSandboxStats, error) {
+			return e.reporter.Pod(ctx, e.measuredPod(f), containers)
+		},
+		Metrics: func(ctx context.Context, f sandbox.Facts, all []server.Measured) (*runtimeapi.PodSandboxMetrics, error) {
+			var of []report.Container
+			for _, m := range all {
+				c := e.measured(m.Facts)
+				c.Name, c.Image = m.Status.GetMetadata().GetName(), cmp.Or(m.Status.GetImage().GetUserSpecifiedImage(), m.Status.GetImage().GetImage())
+				c.StartedAt, c.Resources = m.Status.GetStartedAt(), m.Status.GetResources().GetLinux()
+				of = append(of, c)
+			}
+			return e.reporter.Metrics(ctx, e.measuredPod(f), of)
+		},
+	}
+}
+
+func (e *embedded) measured(f container.Facts) report.Container {
+	c := report.Container{ID: f.ID, Upper: e.images.RootfsUpper(f.ID), PID: f.PID}
+	if f.Running {
+		c.Cgroup = filepath.Join("/", cgroupPath(f.CgroupsPath))
+	}
+	return c
+}
+
+func (e *embedded) measuredPod(f sandbox.Facts) report.Pod {
+	p := report.Pod{ID: string(f.ID), Name: f.Config.GetMetadata().GetName(), Namespace: f.Config.GetMetadata().GetNamespace()}
+	if f.Config.GetLinux().GetCgroupParent() != "" { // else it is where all pods are that name none
+		p.Cgroup = filepath.Join("/", cgroupPath(f.CgroupParent))
+	} else {
+		for _, id := range e.containers.IDs(string(f.ID)) {
+			if c, err := e.containers.Facts(id); err == nil && c.Running {
+				p.Parts = append(p.Parts, filepath.Join("/", cgroupPath(c.CgroupsPath)))
+			}
+		}
+	}
+	if !f.HostNetwork {
+		p.NetNS = func() (*os.File, error) {
+			return podNamespaces{e.sandboxes}.NetworkNamespace(context.Background(), string(f.ID)) // opens a file, waits for nothing
+		}
+	}
+	return p
 }
 
 // attachmentLeaks lists attachments and addresses that no sandbox has.
@@ -79,20 +140,3 @@ func cgroupPath(oci string) string {
 	}
 	return path
 }
-
-func containerStats(s stats.Sample) *runtimeapi.ContainerStats {
-	at := s.At.UnixNano()
-	if s.At.IsZero() {
-		at = time.Now().UnixNano()
-	}
-	out := &runtimeapi.ContainerStats{}
-	if s.CPU != nil {
-		out.Cpu = &runtimeapi.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: value(uint64(s.CPU.Usage))}
-	}
-	if s.Memory != nil {
-		out.Memory = &runtimeapi.MemoryUsage{Timestamp: at, UsageBytes: value(s.Memory.Usage), WorkingSetBytes: value(s.Memory.WorkingSet), RssBytes: value(s.Memory.RSS), PageFaults: value(s.Memory.PageFaults), MajorPageFaults: value(s.Memory.MajorPageFaults)}
-	}
-	return out
-}
-
-func value(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }

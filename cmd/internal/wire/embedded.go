@@ -23,6 +23,7 @@ import (
 	"github.com/berthd/berth/cri/sandbox"
 	"github.com/berthd/berth/cri/server"
 	"github.com/berthd/berth/cri/stream"
+	"github.com/berthd/berth/stats/report"
 )
 
 // monitorsGroup is the cgroup of all conmons, beside the pods'.
@@ -50,6 +51,7 @@ type embedded struct {
 	host       ocispec.Host
 	events     *server.Events
 	streaming  *stream.Server
+	reporter   *report.Reporter // of serveCRI
 }
 
 // openEmbedded opens the runtime's parts and takes over what an earlier agent left.
