@@ -136,8 +136,9 @@ func (s *Store) user(rootfs string, sec *runtimeapi.LinuxContainerSecurityContex
 
 const maxAccounts = 4 << 20
 
-// readInRoot reads a file of the image, whose links cannot lead outside it.
-// A file that is not there, or is none, reads as empty.
+// readInRoot reads a file of the image, whose links cannot lead outside it. A file
+// that is not there reads as empty. Anything but a file is refused: OCI runtimes
+// read the same by themselves, and would wait for a FIFO, or read /dev/zero.
 func readInRoot(root, path string) ([]byte, error) {
 	at, err := pathrs.OpenInRoot(root, path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
@@ -147,8 +148,12 @@ func readInRoot(root, path string) ([]byte, error) {
 		return nil, fmt.Errorf("opening /%s of the image: %w", path, err)
 	}
 	defer at.Close()
-	if st, err := at.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, err
+	st, err := at.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("looking at /%s of the image: %w", path, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("/%s of the image is not a file: %w", path, errdefs.ErrInvalidArgument)
 	}
 	f, err := pathrs.Reopen(at, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)
 	if err != nil {

@@ -24,6 +24,11 @@ func checkPlaces(in ocispec.Input) error {
 	if err := checkTops(in.Rootfs); err != nil {
 		return err
 	}
+	for _, file := range []string{"/etc/passwd", "/etc/group"} {
+		if err := checkAccounts(in, file); err != nil {
+			return err
+		}
+	}
 	for i, m := range in.Config.GetMounts() {
 		for _, at := range meanings(in, i, path.Clean("/"+m.GetContainerPath())) {
 			if err := checkDestination(in, m, at); err != nil {
@@ -34,6 +39,33 @@ func checkPlaces(in ocispec.Input) error {
 	for _, dir := range meanings(in, -1, ocispec.WorkingDir(in)) {
 		if err := ocispec.CheckWorkingDir(dir); err != nil {
 			return kinded(err)
+		}
+	}
+	return nil
+}
+
+// checkAccounts refuses accounts that OCI runtimes, which read them inside, could
+// wait for or read without end: what links lead to in /dev or /proc, and what a
+// volume brings that is no file.
+func checkAccounts(in ocispec.Input, file string) error {
+	for _, at := range meanings(in, -1, file) {
+		for _, top := range []string{"/dev/", "/proc/", "/sys/"} {
+			if strings.HasPrefix(at, top) {
+				return fmt.Errorf("%s of the image is a link to %s: %w", file, at, errdefs.ErrInvalidArgument)
+			}
+		}
+		for _, m := range in.Config.GetMounts() {
+			rest, below := strings.CutPrefix(at, path.Clean("/"+m.GetContainerPath()))
+			if !below || rest != "" && rest[0] != '/' || !filepath.IsAbs(m.GetHostPath()) {
+				continue
+			}
+			source, err := securejoin.SecureJoin(m.GetHostPath(), rest)
+			if err != nil {
+				continue
+			}
+			if st, err := os.Lstat(source); err == nil && !st.Mode().IsRegular() {
+				return fmt.Errorf("%s is not a file: %s of the volume at %s is mounted there: %w", file, st.Mode().Type(), m.GetContainerPath(), errdefs.ErrInvalidArgument)
+			}
 		}
 	}
 	return nil

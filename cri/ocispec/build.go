@@ -29,6 +29,9 @@ func Build(in Input) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := checkEnvironment(in); err != nil {
+		return Result{}, err
+	}
 	spec := &specs.Spec{
 		Version:  specVersion,
 		Root:     &specs.Root{Path: in.Rootfs, Readonly: sec.GetReadonlyRootfs()},
@@ -113,6 +116,16 @@ func CheckWorkingDir(dir string) error {
 	return nil
 }
 
+// checkEnvironment refuses what no process could be given.
+func checkEnvironment(in Input) error {
+	for _, kv := range in.Config.GetEnvs() {
+		if k := kv.GetKey(); k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(string(kv.GetValue()), 0) {
+			return invalid("environment variable %q has no proper name, or contains a NUL byte", k)
+		}
+	}
+	return nil
+}
+
 // environment merges, each overriding the ones before: defaults, the image's,
 // the container's. Order of first appearance is kept.
 func environment(in Input) []string {
@@ -138,7 +151,9 @@ func environment(in Input) []string {
 		set("HOME=" + in.User.Home)
 	}
 	for _, kv := range in.Image.Env {
-		set(kv)
+		if i := strings.IndexByte(kv, '='); i > 0 && !strings.ContainsRune(kv, 0) { // else it is none
+			set(kv)
+		}
 	}
 	for _, kv := range in.Config.GetEnvs() {
 		set(kv.GetKey() + "=" + string(kv.GetValue()))

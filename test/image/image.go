@@ -24,13 +24,15 @@ import (
 )
 
 // File is one entry of a layer. A Link makes it a symbolic link, a Mode with
-// os.ModeDir a directory.
+// os.ModeDir a directory, with os.ModeNamedPipe a FIFO, with os.ModeCharDevice a
+// device.
 type File struct {
-	Body []byte
-	Mode os.FileMode
-	Link string
-	UID  int
-	GID  int
+	Body         []byte
+	Mode         os.FileMode
+	Link         string
+	UID          int
+	GID          int
+	Major, Minor int64
 }
 
 // Layer maps absolute paths to files.
@@ -195,6 +197,10 @@ func tarLayer(l Layer) ([]byte, error) {
 			h.Typeflag, h.Linkname, h.Size, h.Mode = tar.TypeSymlink, f.Link, 0, 0o777
 		case f.Mode.IsDir():
 			h.Typeflag, h.Size, h.Name = tar.TypeDir, 0, n+"/"
+		case f.Mode&os.ModeNamedPipe != 0:
+			h.Typeflag, h.Size = tar.TypeFifo, 0
+		case f.Mode&os.ModeCharDevice != 0:
+			h.Typeflag, h.Size, h.Devmajor, h.Devminor = tar.TypeChar, 0, f.Major, f.Minor
 		}
 		if err := tw.WriteHeader(h); err != nil {
 			return nil, err
