@@ -12,6 +12,8 @@
 //	covers LEAF ...              what the case shows; pod.yaml must set each leaf
 //	need FEATURE                 skip, with the reason, where the host lacks it (see features.go)
 //	alone                        the case has an agent of its own
+//	not containerd REASON        it cannot hold over that runtime (see test/node, NotOver)
+//	[containerd] STEP            a step for that runtime alone; [berth] for Berth's own
 //	flags FLAG ...               it has, and with these flags
 //	config YAML                  and with this line in its configuration
 //	image REF {json}             import an image: busybox with this OCI image configuration

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/tools/txtar"
 	"sigs.k8s.io/yaml"
 
+	"github.com/berthd/berth/test/node"
 	"github.com/berthd/berth/test/support"
 )
 
@@ -22,12 +23,16 @@ type Case struct {
 	Config  []string // lines of its agent's configuration
 	Alone   bool     // the case has an agent of its own
 	Steps   []Step
+	// Not says over which runtimes the case cannot hold, and why.
+	Not map[node.Over]string
 	// Manifests is pod.yaml, its placeholders not yet replaced.
 	Manifests string
 }
 
 // Step is one command of a script.
 type Step struct {
+	// Of names the runtime that the step is of: berth, containerd, or any if empty.
+	Of   string
 	Line int
 	Verb string
 	Args string
@@ -58,6 +63,14 @@ func Load(dir string) ([]Case, error) {
 	return all, nil
 }
 
+// ofRuntime is a step of one runtime.
+var ofRuntime = regexp.MustCompile(`^\[(berth|containerd)\] (.*)$`)
+
+// holds says that the step is to be done over runtime o.
+func (s Step) holds(o node.Over) bool {
+	return s.Of == "" || (s.Of == "containerd") == (o == node.Containerd)
+}
+
 func parse(name string, body []byte) (Case, error) {
 	c := Case{Name: name}
 	archive := txtar.Parse(body)
@@ -76,6 +89,9 @@ func parse(name string, body []byte) (Case, error) {
 			continue
 		}
 		s := Step{Line: i + 1}
+		if m := ofRuntime.FindStringSubmatch(line); m != nil {
+			s.Of, line = m[1], m[2]
+		}
 		s.Verb, s.Args, _ = strings.Cut(line, " ")
 		switch s.Verb {
 		case "covers":
@@ -89,6 +105,16 @@ func parse(name string, body []byte) (Case, error) {
 			continue
 		case "alone":
 			c.Alone = true
+			continue
+		case "not":
+			over, why, _ := strings.Cut(s.Args, " ")
+			if over != string(node.Containerd) && over != string(node.Socket) || len(strings.Fields(why)) < 3 {
+				return c, fmt.Errorf("line %d: want not containerd|socket and why", s.Line)
+			}
+			if c.Not == nil {
+				c.Not = map[node.Over]string{}
+			}
+			c.Not[node.Over(over)] = why
 			continue
 		}
 		if at := strings.LastIndex(line, "-> "); at >= 0 {

@@ -123,7 +123,12 @@ func (r *running) byCRI() (string, error) {
 		if err != nil || len(list.Items) == 0 {
 			return "", fmt.Errorf("no sandbox: %w", err)
 		}
-		_, err = runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: list.Items[0].Id})
+		id := list.Items[0].Id
+		if _, err := runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err == nil {
+			return "", nil
+		}
+		// The agent stops it too as soon as it sees it end, and a runtime may not bear both at once.
+		_, err = runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
 		return "", err
 	}
 	id, err := r.container(name)

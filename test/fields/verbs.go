@@ -116,7 +116,17 @@ var looks = regexp.MustCompile(`^(why|get|describe|logs) `)
 
 // run goes through the script.
 func (r *running) run() {
+	over := node.Chosen(r.t)
+	for o, why := range r.c.Not {
+		if o == over && r.skipped != nil {
+			*r.skipped = node.Exempt(o, why)
+		}
+		node.NotOver(r.t, o, why)
+	}
 	for _, s := range r.c.Steps {
+		if !s.holds(over) {
+			continue
+		}
 		if !early[s.Verb] {
 			r.agent()
 		}

@@ -18,6 +18,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
 
 	"github.com/berthd/berth/test/image"
 )
@@ -50,8 +51,8 @@ sandbox = "` + pauseImage + `"
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = ["%[2]s"]
-conf_dir = "%[1]s/ctd/net.d"
+bin_dirs = [%[6]s]
+conf_dir = "%[7]s"
 [plugins.'io.containerd.cri.v1.runtime'.containerd]
 default_runtime_name = "%[3]s"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
@@ -114,20 +115,16 @@ func (c *containerd) command(a *Agent) (*exec.Cmd, error) {
 			return nil, err
 		}
 	}
-	handler, certs := "runc", a.Dir+"/ctd/certs.d"
-	for _, f := range flagsOf(a.Flags, []string{"--oci-runtime", "--certs-dir"}) {
-		switch name, value, _ := strings.Cut(f, "="); name {
-		case "--oci-runtime":
-			handler = value
-		case "--certs-dir":
-			certs = value
-		}
-	}
-	if err := errors.Join(os.MkdirAll(a.Dir+"/ctd/net.d", 0o711), os.MkdirAll(certs, 0o755)); err != nil {
+	w, err := c.wishes(a)
+	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(os.MkdirAll(a.Dir+"/ctd/net.d", 0o711), os.MkdirAll(w.certs, 0o755)); err != nil {
+		return nil, err
+	}
+	bins := `"` + strings.Join(append(w.bins, c.bin), `", "`) + `"`
 	for name, body := range map[string]string{
-		"config.toml":          fmt.Sprintf(containerdConfig, a.Dir, c.bin, handler, a.Dir+"/ctd/crun", certs),
+		"config.toml":          fmt.Sprintf(containerdConfig, a.Dir, c.bin, w.handler, a.Dir+"/ctd/crun", w.certs, bins, w.conf),
 		"net.d/10-it.conflist": fmt.Sprintf(containerdNetwork, a.Dir, c.bridge, c.subnet),
 		"crun":                 crunScript,
 	} {
@@ -141,6 +138,48 @@ func (c *containerd) command(a *Agent) (*exec.Cmd, error) {
 	cmd := exec.Command(filepath.Join(c.bin, "containerd"), "-c", a.Dir+"/ctd/config.toml")
 	cmd.Env = append(os.Environ(), "PATH="+c.bin+":"+os.Getenv("PATH"))
 	return cmd, nil
+}
+
+// wishes are what the agent's flags and configuration want of its runtime: here
+// they are containerd's.
+type wishes struct {
+	handler, certs, conf string
+	bins                 []string
+}
+
+func (c *containerd) wishes(a *Agent) (wishes, error) {
+	w := wishes{handler: "runc", certs: a.Dir + "/ctd/certs.d", conf: a.Dir + "/ctd/net.d"}
+	for _, f := range flagsOf(a.Flags, runtimeFlags) {
+		switch name, value, _ := strings.Cut(f, "="); name {
+		case "--oci-runtime":
+			w.handler = value
+		case "--certs-dir":
+			w.certs = value
+		case "--cni-conf-dir":
+			w.conf = value
+		case "--cni-bin-dir":
+			w.bins = append(w.bins, value)
+		case "--config":
+			body, err := os.ReadFile(value)
+			if err != nil {
+				return w, err
+			}
+			var config struct {
+				Network struct {
+					ConfDirs []string `json:"confDirs"`
+					BinDirs  []string `json:"binDirs"`
+				} `json:"network"`
+			}
+			if err := yaml.Unmarshal(body, &config); err != nil {
+				return w, err
+			}
+			if dirs := config.Network.ConfDirs; len(dirs) > 0 {
+				w.conf = dirs[0]
+			}
+			w.bins = append(w.bins, config.Network.BinDirs...)
+		}
+	}
+	return w, nil
 }
 
 // ready gives containerd the image of its sandboxes.

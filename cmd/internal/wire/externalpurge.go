@@ -52,7 +52,7 @@ func purgeExternal(ctx context.Context, o Options) error {
 	} else {
 		errs = append(errs, tree.Purge(ctx))
 	}
-	errs = append(errs, purgeDirs(o.RootDir, agentRoots), purgeDirs(o.StateDir, agentStates))
+	errs = append(errs, removeDir(o.Socket), purgeDirs(o.RootDir, agentRoots), purgeDirs(o.StateDir, agentStates))
 	_ = os.Remove(o.logLinksDir()) // where it holds nobody else's links
 	return errors.Join(errs...)
 }
