@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,6 +114,27 @@ func TestExecTerminal(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatalf("the shell does not end: %q", out.String())
 		}
+	})
+}
+
+// A process that ends at once has said what it has said: the runtime is not to
+// be faster than its words.
+func TestExecTerminalLosesNothing(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		id := n.start(n.config("sleep", "1000"))
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 8 {
+					var out bytes.Buffer
+					code, err := n.store.Exec(t.Context(), id, []string{"echo", "-n", "hello"}, Streams{Stdout: &out, Tty: true})
+					if out.String() != "hello" || err != nil || code != 0 {
+						t.Errorf("%q %d %v", out.String(), code, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
 	})
 }
 

@@ -20,6 +20,8 @@ import (
 // carries bytes between it and the terminal it makes in the container: runc
 // hands out the container's own only to detached processes, whose exit code
 // nobody learns.
+//
+// crun hands it out (runConsole).
 func openTerminal() (master, slave *os.File, err error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -48,6 +50,9 @@ func openTerminal() (master, slave *os.File, err error) {
 
 // runTerminal starts the process on a terminal.
 func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release func(), err error) {
+	if e.rt.SendsTerminal() {
+		return e.runConsole(st, ended)
+	}
 	master, slave, err := openTerminal()
 	if err != nil {
 		return nil, err
@@ -56,18 +61,33 @@ func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release
 	e.cmd.Stdin, e.cmd.Stdout, e.cmd.Stderr = slave, slave, slave
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	resize := func(sz Size) {
-		size := &unix.Winsize{Row: sz.Rows, Col: sz.Cols}
-		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, size)
-		e.resizeInner(size) // crun 1.8 does not carry sizes over
+		setSize(master, sz)
+		e.resizeInner(&unix.Winsize{Row: sz.Rows, Col: sz.Cols}) // some runtimes do not carry sizes over
 	}
 	if e.size != nil {
-		unix.IoctlSetWinsize(int(descriptor(master)), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(e.size.Height), Col: uint16(e.size.Width)})
+		setSize(master, Size{Rows: uint16(e.size.Height), Cols: uint16(e.size.Width)})
 	}
 	if err := e.rt.StartExec(e.cmd); err != nil {
 		master.Close()
 		return nil, err
 	}
 	done := make(chan struct{})
+	output := carry(master, st, resize, done)
+	go func() {
+		err := e.cmd.Wait()
+		master.SetReadDeadline(deadline(e.cmd.WaitDelay))
+		<-output
+		ended <- err
+	}()
+	return func() {
+		close(done)
+		master.Close()
+	}, nil
+}
+
+// carry connects a client with a terminal until that has no more output, which
+// the returned channel tells, and done is closed.
+func carry(master *os.File, st Streams, resize func(Size), done <-chan struct{}) <-chan struct{} {
 	if st.Stdin != nil {
 		go io.Copy(master, st.Stdin) // ends with the terminal or with the client
 	}
@@ -93,16 +113,16 @@ func (s *Store) runTerminal(e *session, st Streams, ended chan<- error) (release
 		}
 		io.Copy(out, master) // ends with EIO, when the last end inside is closed
 	}()
-	go func() {
-		err := e.cmd.Wait()
-		master.SetReadDeadline(deadline(e.cmd.WaitDelay))
-		<-output
-		ended <- err
-	}()
-	return func() {
-		close(done)
-		master.Close()
-	}, nil
+	return output
+}
+
+// setSize sets a terminal's size, unless it is gone.
+func setSize(terminal *os.File, sz Size) {
+	if raw, err := terminal.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: sz.Rows, Col: sz.Cols})
+		})
+	}
 }
 
 // resizeInner sets the size of the terminal that the process itself has as its
@@ -123,14 +143,6 @@ func (e *session) resizeInner(size *unix.Winsize) {
 		unix.IoctlSetWinsize(tty, unix.TIOCSWINSZ, size) // fails on anything but a terminal
 		unix.Close(tty)
 	}
-}
-
-// descriptor gives the descriptor without making it blocking, as Fd would.
-func descriptor(f *os.File) (fd uintptr) {
-	if raw, err := f.SyscallConn(); err == nil {
-		raw.Control(func(p uintptr) { fd = p })
-	}
-	return fd
 }
 
 // descendants returns pid and all that descend from it, as of now.

@@ -169,17 +169,33 @@ func (r *Runtime) call(ctx context.Context, stdin []byte, args ...string) ([]byt
 	return out.Bytes(), nil
 }
 
+// ConsoleSocket is the socket, in the directory of a process's description, to
+// which a runtime with SendsTerminal sends the terminal of the process.
+const ConsoleSocket = "console"
+
+// SendsTerminal tells whether the runtime hands out the terminal of a process
+// that it runs in the foreground. crun does, and must be asked to: where it
+// carries the bytes itself (1.8.1) it ends with the process, and what it has not
+// yet read is lost. runc does not, and drains the terminal.
+func (r *Runtime) SendsTerminal() bool { return r.bin.Name == "crun" }
+
 // ExecCommand returns the command that runs the process described by the file
 // spec in container id and writes its pid to pidFile. The caller sets its
-// standard streams and calls StartExec.
+// standard streams and calls StartExec; with tty and SendsTerminal it listens at
+// ConsoleSocket instead.
 func (r *Runtime) ExecCommand(id, spec, pidFile, logFile string, tty bool) *exec.Cmd {
 	args := append(r.GlobalArgs(), "--log="+logFile, "--log-format=json", "exec", "--process="+spec, "--pid-file="+pidFile)
 	if tty {
 		args = append(args, "--tty")
 	}
+	dir := "/"
+	if tty && r.SendsTerminal() {
+		dir = filepath.Dir(spec) // a socket's path has room for 107 bytes
+		args = append(args, "--console-socket="+ConsoleSocket)
+	}
 	cmd := exec.Command(r.bin.Executable(), append(args, id)...)
 	cmd.Env = environ
-	cmd.Dir = "/"
+	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd
 }
