@@ -5,8 +5,10 @@ import (
 	"maps"
 	"math"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -97,6 +99,11 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (Limits, error)
 			return Limits{}, unsupported("huge pages of size %s", h.GetPageSize())
 		}
 	}
+	for key, value := range unified {
+		if !parameter.MatchString(key) || strings.HasPrefix(key, "cgroup.") || strings.ContainsRune(value, 0) {
+			return Limits{}, invalid("%q is not a parameter of a cgroup controller", key)
+		}
+	}
 	if len(unified) > 0 {
 		if host.CgroupV2 {
 			s.Unified = unified
@@ -107,6 +114,10 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (Limits, error)
 	out.Notes = n
 	return out, nil
 }
+
+// parameter is the name of a controller's file: what a runtime would be led out of
+// the cgroup by is none, nor are the files by which the cgroup itself is ruled.
+var parameter = regexp.MustCompile(`^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$`)
 
 // swapAlone takes cgroup v2's limit of swap, which counts no memory, out of the
 // unified parameters and into the OCI's, which counts both: were it in both
