@@ -63,6 +63,11 @@ bench: ## measure Berth and the peer (kubelet, containerd, runc) side by side
 	$(MAKE) build
 	sh test/bench/run.sh
 
+.PHONY: critest
+critest: ## run critest against berth runtime on crun and runc and against containerd (CRITEST_RUNTIME, CRITEST_ROUNDS)
+	.ci/host-packages test
+	sh test/critest/run.sh rounds
+
 .PHONY: fields
 fields: ## see what every field of a pod does, on this host (FIELDS=pattern chooses cases)
 	.ci/host-packages test

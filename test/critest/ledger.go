@@ -184,8 +184,10 @@ func rounds(ctx context.Context, o options) error {
 // roundsOf runs what the ledger lacks of one runtime. It stops at a round that
 // is not clean.
 func (st *stage) roundsOf(ctx context.Context, l *ledger, name string, counts func(string) bool) error {
+	done := 0
 	for _, w := range wanted(st.o, name) {
-		for n := l.clean(name, w.mode, counts); n < w.n && ctx.Err() == nil; n++ {
+		for n := l.clean(name, w.mode, counts); n < w.n && ctx.Err() == nil && (st.o.limit == 0 || done < st.o.limit); n++ {
+			done++
 			o, err := st.round(ctx, name, w.mode)
 			if err != nil {
 				return fmt.Errorf("%s round on %s: %w", w.mode, name, err)

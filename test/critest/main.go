@@ -32,7 +32,7 @@ import (
 type options struct {
 	berth, peer, results, commit, keep string
 	runtimes, focus                    string
-	serial, parallel, jobs             int
+	serial, parallel, jobs, limit      int
 }
 
 func main() {
@@ -47,6 +47,7 @@ func main() {
 	flag.IntVar(&o.serial, "serial", 3, "how many serial rounds the ledger is to hold of each of Berth's runtimes")
 	flag.IntVar(&o.parallel, "parallel", 10, "how many parallel rounds")
 	flag.IntVar(&o.jobs, "jobs", 1, "how many runtimes have rounds at the same time")
+	flag.IntVar(&o.limit, "limit", 0, "how many rounds of each runtime are run now (0: all that are lacking)")
 	setting := flag.String("inside", "", "run one round (internal)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -5,7 +5,7 @@
 #   node     kubelet, containerd, its shim, ctr, runc, and the plugins
 #   plugins  the CNI plugins alone
 #   runc     runc alone
-#   critest  critest and crictl
+#   critest  critest, crictl, and ginkgo, which runs critest's parallel form
 #   cluster  etcd, the control plane, kubectl
 #   umoci    umoci, whose unpacked trees are what ours are compared with
 set -eu
@@ -63,12 +63,13 @@ build_node() {
 	kubernetes kubelet
 }
 build_critest() {
-	! have critest || ! have crictl || return 0
+	! have critest || ! have crictl || ! have ginkgo || return 0
 	echo "building critest and crictl $CRITOOLS"
 	source_of sigs.k8s.io/cri-tools "$CRITOOLS"
 	(
 		cd "$src"
 		export CGO_ENABLED=0 GOFLAGS=-mod=mod
+		GOFLAGS=-trimpath go install "github.com/onsi/ginkgo/v2/ginkgo@$(go list -m -f '{{.Version}}' github.com/onsi/ginkgo/v2)"
 		go test -c -o "$PEER/bin/critest" ./cmd/critest
 		go build -ldflags "-X sigs.k8s.io/cri-tools/pkg/version.Version=$CRITOOLS" -o "$PEER/bin/crictl" ./cmd/crictl
 	)
