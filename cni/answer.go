@@ -130,6 +130,13 @@ func unspoken(err error) bool {
 	return errors.As(err, &t) && t.code == types.ErrInvalidEnvironmentVariables
 }
 
+// mute says that err is of a plugin that never acted: it does not speak the
+// configuration's version, or cannot be run at all.
+func mute(err error) bool {
+	var t *toldBy
+	return errors.As(err, &t) && t.code == types.ErrIncompatibleCNIVersion || CodeOf(err) == Missing
+}
+
 // asError wraps what libcni returns about network, keeping our own errors whole.
 func asError(op, network string, err error) error {
 	if err == nil {

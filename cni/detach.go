@@ -3,10 +3,15 @@ package cni
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berthd/berth/test/failpoint"
 )
 
 // Delete detaches a sandbox: DEL of the plugins that ADD was, or may have been,
@@ -48,14 +53,6 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	if err != nil {
 		return &Error{InvalidConf, "DEL", err}
 	}
-	if failed {
-		// A plugin that is not there has not done its part of an ADD that failed:
-		// nothing of it is left, and waiting for it would keep the sandbox for ever.
-		list.Plugins = slices.DeleteFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
-			_, err := n.exec.FindInPath(p.Network.Type, n.cfg.BinDirs)
-			return err != nil
-		})
-	}
 	x.Request.NetNS = netns
 	if _, err := os.Stat(netns); err != nil {
 		x.Request.NetNS = "" // as after a reboot: plugins release what they hold outside
@@ -65,8 +62,58 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 		return err
 	}
 	defer done()
-	if err := n.plugins(x.Owned).DelNetworkList(ctx, list, runtimeConf(x.Request)); err != nil {
+	if err := n.delChain(ctx, x, list, failed); err != nil {
 		return asError("DEL", x.Network, err)
 	}
 	return asError("DEL", x.Network, n.records.erase(sandbox))
+}
+
+// delChain calls DEL of the plugins, the last first, with what the last ADD that
+// was answered said; it stops at the first that fails. Of an ADD that failed
+// nothing is left to undo for plugins that cannot have done their part: waiting
+// for them would keep the sandbox for ever.
+func (n *Network) delChain(ctx context.Context, x *attachment, list *libcni.NetworkConfigList, failed bool) error {
+	c, rt := n.plugins(x.Owned), runtimeConf(x.Request)
+	more := map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}
+	if old, err := version.GreaterThanOrEqualTo("0.3.1", list.CNIVersion); err == nil && !old { // prevResult on DEL came with 0.4.0
+		if prev, err := c.GetNetworkListCachedResult(list, rt); err == nil && prev != nil {
+			more["prevResult"] = prev
+		}
+	}
+	for _, p := range slices.Backward(list.Plugins) {
+		path, err := n.exec.FindInPath(p.Network.Type, n.cfg.BinDirs)
+		if err != nil && failed {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		conf, err := libcni.InjectConf(p, withCapabilities(p, rt, more))
+		if err != nil {
+			return err
+		}
+		args := &invoke.Args{Command: "DEL", ContainerID: rt.ContainerID, NetNS: rt.NetNS, PluginArgs: rt.Args, IfName: rt.IfName, Path: joinDirs(n.cfg.BinDirs)}
+		if err := invoke.ExecPluginWithoutResult(ctx, path, conf.Bytes, args, n.exec); err != nil && !(failed && mute(err)) {
+			return err
+		}
+	}
+	none := *list
+	none.Plugins = nil
+	failpoint.Hit("cni/cache-erase")
+	return c.DelNetworkList(ctx, &none, rt) // drops the cached answer
+}
+
+// withCapabilities adds to more what p is told of rt.
+func withCapabilities(p *libcni.PluginConfig, rt *libcni.RuntimeConf, more map[string]any) map[string]any {
+	told := map[string]any{}
+	for name, on := range p.Network.Capabilities {
+		if v, ok := rt.CapabilityArgs[name]; on && ok {
+			told[name] = v
+		}
+	}
+	more = maps.Clone(more)
+	if len(told) > 0 {
+		more["runtimeConfig"] = told
+	}
+	return more
 }

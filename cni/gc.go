@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,6 +101,9 @@ func (n *Network) tellPlugins(ctx context.Context) error {
 	valid := map[string]any{"cni.dev/attachments": attached, "cni.dev/valid-attachments": attached}
 	var errs []error
 	for _, p := range cur.list.Plugins {
+		if spoken, err := n.spokenBy(ctx, p.Network.Type); err == nil && !slices.Contains(spoken, cur.list.CNIVersion) {
+			continue // STATUS tells
+		}
 		if err := n.verb(ctx, cur, p, "GC", valid); err != nil && !unspoken(err) {
 			errs = append(errs, err)
 		}

@@ -248,7 +248,11 @@ func (n *Network) attach(ctx context.Context, cur *network, list *libcni.Network
 		return nil, asError("ADD", list.Name, err)
 	}
 	ips, err := addresses(answer)
-	return ips, asError("ADD", list.Name, err)
+	if err != nil {
+		last := called{plugin: list.Plugins[len(list.Plugins)-1].Network.Type, verb: "ADD", network: list.Name}
+		return nil, last.error(BadAnswer, "ended with an answer that is not to be used: %w", err)
+	}
+	return ips, nil
 }
 
 // addChain calls ADD of one plugin after the other. What each has answered is
@@ -263,6 +267,7 @@ func addChain(ctx context.Context, c *libcni.CNIConfig, list *libcni.NetworkConf
 		}
 		one := *list
 		one.Plugins = []*libcni.PluginConfig{p}
+		failpoint.Hit("cni/cache-write")
 		if answer, err = c.AddNetworkList(ctx, &one, rt); err != nil {
 			return nil, err
 		}

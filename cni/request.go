@@ -97,16 +97,16 @@ func runtimeConf(r Request) *libcni.RuntimeConf {
 func addresses(answer types.Result) ([]string, error) {
 	r, err := types100.NewResultFromResult(answer)
 	if err != nil {
-		return nil, &Error{BadAnswer, "ADD", err}
+		return nil, err
 	}
 	var ips, others []string
 	for _, ip := range r.IPs {
 		if ip.Interface != nil && (*ip.Interface < 0 || *ip.Interface >= len(r.Interfaces)) {
-			return nil, &Error{BadAnswer, "ADD", fmt.Errorf("the answer places an address on interface %d of %d", *ip.Interface, len(r.Interfaces))}
+			return nil, fmt.Errorf("the answer places an address on interface %d of %d", *ip.Interface, len(r.Interfaces))
 		}
 		a := net.IP(ip.Address.IP)
 		if len(a) == 0 || a.IsUnspecified() || a.IsMulticast() {
-			return nil, &Error{BadAnswer, "ADD", fmt.Errorf("the answer has the address %v", ip.Address)}
+			return nil, fmt.Errorf("the answer has the address %v", ip.Address)
 		}
 		switch {
 		case ip.Interface != nil && r.Interfaces[*ip.Interface].Sandbox == "": // the host's side
@@ -120,7 +120,7 @@ func addresses(answer types.Result) ([]string, error) {
 		ips = others
 	}
 	if len(ips) == 0 {
-		return nil, &Error{BadAnswer, "ADD", errors.New("the plugins gave the pod no address")}
+		return nil, errors.New("the plugins gave the pod no address")
 	}
 	return ips, nil
 }
