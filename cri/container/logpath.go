@@ -73,3 +73,19 @@ func mkdirBelow(at int, path string, how unix.OpenHow) error {
 	}
 	return unix.Close(fd)
 }
+
+// checkLog refuses to have the monitor open path anew where something other than a
+// file has come: it would follow a link, and wait for a FIFO (CVE-2026-53489). A
+// file that is gone is made anew.
+func checkLog(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking at the log: %w", err)
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("the log %s is not a file (%s): remove what was put there: %w", path, st.Mode().Type(), errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}

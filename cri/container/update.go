@@ -131,6 +131,9 @@ func (s *Store) ReopenLog(id string) error {
 		return nil // nothing is kept
 	}
 	before, _ := os.Lstat(rec.LogPath) // nil once it was renamed
+	if err := checkLog(rec.LogPath); err != nil {
+		return err
+	}
 	err = monitor.ReopenLog(s.bundle(c.id))
 	if errors.Is(err, monitor.ErrGone) {
 		return fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
