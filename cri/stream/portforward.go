@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,36 +15,59 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func bytesReader(b []byte) io.Reader { return bytes.NewReader(append([]byte(nil), b...)) }
+const (
+	dialTimeout = 10 * time.Second
+	// parting is how long, once the server in the pod has closed, what the
+	// client still sends is waited for.
+	parting = time.Second
+)
 
-const dialTimeout = 10 * time.Second
+// channel is a client's end of one forwarded connection.
+type channel interface {
+	io.ReadWriteCloser
+	// Reset ends reads too.
+	Reset() error
+}
 
-// PortForward implements portforward.PortForwarder: it connects stream to port
-// on localhost as the pod sees it.
-func (c *client) PortForward(_ context.Context, sandboxID, _ string, port int32, stream io.ReadWriteCloser) error {
+// forward connects ch to port on localhost as the pod sees it, until both sides
+// are done or ctx ends. A pod's localhost is 127.0.0.1, and ::1 where nothing
+// answers there.
+func (s *Server) forward(ctx context.Context, sandboxID string, port int32, ch channel) error {
 	if port < 1 || port > 65535 {
 		return fmt.Errorf("port %d is not between 1 and 65535", port)
 	}
-	ns, err := c.s.cfg.Sandboxes.NetworkNamespace(c.ctx, sandboxID)
+	ns, err := s.cfg.Sandboxes.NetworkNamespace(ctx, sandboxID)
 	if err != nil {
 		return err
 	}
 	if ns != nil {
 		defer ns.Close()
 	}
-	conn, err := dialIn(c.ctx, ns, int(port))
+	conn, err := dialIn(ctx, ns, int(port))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
-	defer stop()
-	// Ends with the client's stream, or with the connection it writes to.
-	go func() {
-		io.Copy(conn, stream)
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	sent := make(chan struct{})
+	go func() { // ends with the client's end of ch, or, at the latest, with its reset
+		defer close(sent)
+		io.Copy(conn, ch)
 		conn.CloseWrite() // the server inside may still have something to say
 	}()
-	if _, err = io.Copy(stream, conn); c.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+	_, err = io.Copy(ch, conn)
+	ch.Close()
+	late := time.NewTimer(parting)
+	defer late.Stop()
+	select {
+	case <-sent:
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	conn.Close()
+	ch.Reset()
+	<-sent
+	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 		return nil // the client has left
 	}
 	return err
@@ -87,5 +109,5 @@ func dial(ctx context.Context, port int) (*net.TCPConn, error) {
 		}
 		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("nothing answers on port %d of the pod's localhost: %w", port, errors.Join(errs...))
+	return nil, fmt.Errorf("nothing answers on TCP port %d of the pod's localhost (UDP cannot be forwarded): %w", port, errors.Join(errs...))
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/cri/container"
+	"github.com/berthd/berth/cri/ociruntime"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
@@ -47,6 +48,23 @@ func (f *fake) Exec(ctx context.Context, id string, args []string, st container.
 		sz := <-st.Resize
 		fmt.Fprintf(st.Stdout, "%dx%d", sz.Rows, sz.Cols)
 		return 0, nil
+	case "flood": // ends while what it has written still waits for its client
+		stuck := make(chan struct{})
+		go func() {
+			defer close(stuck)
+			for b := make([]byte, 1<<20); ; {
+				if _, err := st.Stdout.Write(b); err != nil {
+					return
+				}
+			}
+		}()
+		select {
+		case <-stuck:
+		case <-time.After(time.Second):
+		}
+		return 0, nil
+	case "missing":
+		return 0, ociruntime.Classify("crun", "exec", "executable file `nosuch` not found")
 	case "exit":
 		return 7, nil
 	case "sleep":
@@ -102,8 +120,11 @@ var executors = map[string]func(u *url.URL) (remotecommand.Executor, error){
 	"spdy": func(u *url.URL) (remotecommand.Executor, error) {
 		return remotecommand.NewSPDYExecutor(&rest.Config{}, "POST", u)
 	},
-	"websocket": func(u *url.URL) (remotecommand.Executor, error) {
+	"websocket v4": func(u *url.URL) (remotecommand.Executor, error) {
 		return remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, "GET", u.String(), "v4.channel.k8s.io")
+	},
+	"websocket v5": func(u *url.URL) (remotecommand.Executor, error) {
+		return remotecommand.NewWebSocketExecutor(&rest.Config{}, "GET", u.String())
 	},
 }
 
@@ -133,8 +154,8 @@ func TestExec(t *testing.T) {
 				return resp.Url
 			}
 			var out, errOut bytes.Buffer
-			// WebSocket's v4 cannot close one direction, so only SPDY ends by its stdin.
-			if protocol == "spdy" {
+			// WebSocket's v4 cannot close one direction, so there nothing ends by its stdin.
+			if protocol != "websocket v4" {
 				err := run(t, t.Context(), protocol, get(&runtimeapi.ExecRequest{Cmd: []string{"echo"}, Stdin: true, Stdout: true, Stderr: true}),
 					remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out, Stderr: &errOut})
 				if err != nil || out.String() != "hello" || errOut.String() != "err:c1" {
@@ -148,6 +169,11 @@ func TestExec(t *testing.T) {
 			}
 			if err := run(t, t.Context(), protocol, get(&runtimeapi.ExecRequest{Cmd: []string{"bad"}, Stdout: true}), remotecommand.StreamOptions{Stdout: &out}); err == nil || !strings.Contains(err.Error(), "no such command") {
 				t.Errorf("failure: %v", err)
+			}
+			errOut.Reset()
+			err = run(t, t.Context(), protocol, get(&runtimeapi.ExecRequest{Cmd: []string{"missing"}, Stdout: true, Stderr: true}), remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
+			if !errors.As(err, &code) || code.Code != 127 || !strings.Contains(errOut.String(), `the command "nosuch" is not in the image`) {
+				t.Errorf("missing command: %v, %q", err, errOut.String())
 			}
 			out.Reset()
 			err = run(t, t.Context(), protocol, get(&runtimeapi.ExecRequest{Cmd: []string{"size"}, Stdout: true, Tty: true}),
@@ -358,7 +384,7 @@ func TestPortForward(t *testing.T) {
 		}
 		c.Close()
 	}
-	if _, err := dialIn(t.Context(), ns, 1); err == nil || !strings.Contains(err.Error(), "nothing answers on port 1") {
+	if _, err := dialIn(t.Context(), ns, 1); err == nil || !strings.Contains(err.Error(), "nothing answers on TCP port 1 ") {
 		t.Errorf("dead port: %v", err)
 	}
 	close(stop)
