@@ -298,4 +298,3 @@ func TestCapabilities(t *testing.T) {
 		}
 	}
 }
-

@@ -71,12 +71,12 @@ type Network struct {
 
 	choosing   sync.Mutex // which network to use, and what it is
 	passedOver string     // the last told problems of configurations
-	current  atomic.Pointer[network]
-	problem  atomic.Pointer[string]
-	versions versions
-	health   health
-	failure  atomic.Pointer[failure]
-	collected atomic.Int64 // when the last GC ended well, Unix nanoseconds
+	current    atomic.Pointer[network]
+	problem    atomic.Pointer[string]
+	versions   versions
+	health     health
+	failure    atomic.Pointer[failure]
+	collected  atomic.Int64 // when the last GC ended well, Unix nanoseconds
 	// wake makes Run's next round come at once.
 	wake chan struct{}
 }
@@ -311,4 +311,3 @@ func (n *Network) Check(ctx context.Context, r Request) error {
 	x.Request.NetNS = r.NetNS
 	return asError("CHECK", x.Network, n.plugins(x.Owned).CheckNetworkList(ctx, list, runtimeConf(x.Request)))
 }
-

@@ -280,4 +280,3 @@ func TestOddFiles(t *testing.T) {
 		}
 	}
 }
-

@@ -30,7 +30,9 @@ var portChains = []string{"CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPOR
 var families = []string{"iptables", "ip6tables"}
 
 // natRules lists the rules of the nat table.
-func natRules(ctx context.Context, tool string) ([]string, error) { return listRules(ctx, tool, "-t", "nat") }
+func natRules(ctx context.Context, tool string) ([]string, error) {
+	return listRules(ctx, tool, "-t", "nat")
+}
 
 // listRules lists rules; none if the tool is not there, because then no plugin
 // can have made one.
