@@ -145,3 +145,22 @@ func TestDigestIsReplaced(t *testing.T) {
 		t.Error("a critest that names another digest was taken")
 	}
 }
+
+func TestSamples(t *testing.T) {
+	dir := t.TempDir()
+	const set = `{"operationsNames":["Create","Stop"],"datapoints":[{"operationsDurationsNs":[3000000,5]},{"operationsDurationsNs":[1000000,6]},{"operationsDurationsNs":[2000000,7]}]}`
+	if err := os.WriteFile(dir+"/image_listing_benchmark_data.json", []byte(set), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readSamples(dir)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	all := got["image listing: Create"]
+	if p50, p99 := quantile(all, 0.5), quantile(all, 0.99); p50 != 2*time.Millisecond || p99 != 3*time.Millisecond {
+		t.Errorf("p50 %s, p99 %s", p50, p99)
+	}
+	if p := benchmarkPage("c", []string{"crun", peer}, map[string]samples{"crun": got}); !strings.Contains(p, "| image listing: Create | 2.0 / 3.0 | 0.0 / 0.0 |\n") {
+		t.Error(p)
+	}
+}

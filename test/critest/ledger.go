@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // entry is one line of the ledger: a round that was run to its end.
@@ -102,6 +104,14 @@ func (l *ledger) path() string { return filepath.Join(l.dir, "critest.txt") }
 func (l *ledger) add(e entry, o outcome, counts func(string) bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	dir, err := os.Open(l.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // and with it the lock: another invocation may add as well
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", l.dir, err)
+	}
 	all, err := readVerdicts(l.dir)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@
 //
 //	critest [flags] short      one round, parallel, on -runtimes; no ledger
 //	critest [flags] rounds     the rounds that the ledger lacks; then the page
+//	critest [flags] benchmark  critest's benchmarks of each of -runtimes
 //	critest [flags] page       the page, and whether Berth passes what containerd does
 package main
 
@@ -70,10 +71,12 @@ func command(ctx context.Context, o options, what string) error {
 		return short(ctx, o)
 	case "rounds":
 		return rounds(ctx, o)
+	case "benchmark":
+		return benchmark(ctx, o)
 	case "page":
 		return writePage(o.results)
 	}
-	return fmt.Errorf("no command %q: short, rounds or page", what)
+	return fmt.Errorf("no command %q: short, rounds, benchmark or page", what)
 }
 
 func insideFile(ctx context.Context, path string) error {

@@ -109,11 +109,11 @@ func page(v verdicts, entries []entry) string {
 		}
 	}
 	b.WriteString("\n## Not passed, and why\n")
-	for _, k := range slices.Sorted(maps.Keys(reasons)) {
-		fmt.Fprintf(&b, "- %s (%s)\n", k, strings.Join(slices.Sorted(maps.Keys(reasons[k])), ", "))
+	for _, k := range sortedKeys(reasons) {
+		fmt.Fprintf(&b, "- %s (%s)\n", k, strings.Join(sortedKeys(reasons[k]), ", "))
 	}
 	fmt.Fprintf(&b, "\n## Every spec\n| spec | %s |\n|---|%s\n", strings.Join(shown, " | "), strings.Repeat("---|", len(shown)))
-	for _, name := range slices.Sorted(maps.Keys(names)) {
+	for _, name := range sortedKeys(names) {
 		fmt.Fprintf(&b, "| %s |", strings.ReplaceAll(name, "|", "\\|"))
 		for _, r := range shown {
 			fmt.Fprintf(&b, " %s |", v[r].Specs[name].State)
@@ -152,3 +152,5 @@ func tally(runtime string, entries []entry) string {
 	}
 	return s
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -16,7 +16,7 @@ import (
 // setting is what one round is run with.
 type setting struct {
 	Runtime string // one of peers
-	Mode    string // serial, parallel, websocket
+	Mode    string // serial, parallel, websocket, benchmark
 	Berth   string // path of the program
 	Peer    string // directory of the peers' programs
 	Critest string // path of our copy
@@ -30,6 +30,7 @@ type outcome struct {
 	Specs   map[string]verdict
 	Seconds int
 	Left    []string // what the round left behind, and was cleaned up
+	Samples samples  `json:",omitempty"` // of a benchmark
 }
 
 // verdict is that of one spec.
@@ -91,6 +92,9 @@ func inside(ctx context.Context, s setting) (err error) {
 	}
 	runErr = errors.Join(runErr, err)
 	o.Specs = report
+	if o.Samples, err = readSamples(s.Dir); err != nil {
+		runErr = errors.Join(runErr, err)
+	}
 	found, err := sweep(filepath.Join(s.Dir, "cri.sock"))
 	if err != nil {
 		runErr = errors.Join(runErr, fmt.Errorf("remove what is left: %w", err))
@@ -132,6 +136,12 @@ func critest(ctx context.Context, s setting) error {
 		args = append(args, "-parallel", "4", "-ginkgo.json-report", "report.json")
 	case "websocket":
 		args = append(args, "-websocket-exec", "-websocket-attach", "-websocket-portforward", "-ginkgo.focus", "Streaming", "-ginkgo.json-report", s.Dir+"/report.json")
+	case "benchmark":
+		params := filepath.Join(s.Dir, "params.yaml")
+		if err := os.WriteFile(params, []byte(benchmarkParams), 0o644); err != nil {
+			return err
+		}
+		args = append(args, "-benchmark", "-benchmarking-params-file", params, "-benchmarking-output-dir", s.Dir, "-ginkgo.json-report", s.Dir+"/report.json")
 	default:
 		args = append(args, "-ginkgo.json-report", s.Dir+"/report.json")
 	}
