@@ -171,7 +171,7 @@ func (c *noticed) watch() {
 		case <-c.done:
 			return
 		case <-t.C:
-			if c.raw != nil && c.hungUp() {
+			if c.raw != nil && c.hungUp() || peerClosed(c.Conn) {
 				c.left()
 			}
 		}
