@@ -44,7 +44,7 @@ type rule struct {
 }
 
 // advice is the whole table, in the order in which it is gone through.
-var advice = [][]rule{imageAdvice, volumeAdvice, sandboxAdvice, startAdvice, rejectionAdvice, lifeAdvice, manifestAdvice, hostAdvice}
+var advice = [][]rule{foreignAdvice, imageAdvice, volumeAdvice, sandboxAdvice, startAdvice, rejectionAdvice, lifeAdvice, manifestAdvice, hostAdvice}
 
 // Advise says in one sentence what a person can do about t, "" if there is
 // nothing to be done. It is pure.
