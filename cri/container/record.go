@@ -53,10 +53,13 @@ type Record struct {
 	// StartAt is when its start was begun; Started that it succeeded.
 	StartAt time.Time `json:"startAt"`
 	Started bool      `json:"started"`
-	// Signalled says that the stop signal has been sent: some programs take a
-	// second one as "now".
-	Signalled bool  `json:"signalled"`
-	Exit      *Exit `json:"exit,omitempty"`
+	// Signalled says that we have set out to end the container; SignalSent that
+	// its stop signal has been sent: some programs take a second one for an order
+	// to leave at once. sending is in between, and this process's own.
+	Signalled  bool `json:"signalled"`
+	SignalSent bool `json:"signalSent,omitempty"`
+	sending    bool
+	Exit       *Exit `json:"exit,omitempty"`
 }
 
 // Exit is how a container ended.

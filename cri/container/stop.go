@@ -89,13 +89,15 @@ func (s *Store) ours(c *container) error {
 	return err
 }
 
-// signalOnce sends the stop signal unless it has been sent, by an earlier agent even.
+// signalOnce sends the stop signal unless it has been sent, by an earlier agent
+// even. An agent that was killed between sending and recording makes the next one
+// send it again: twice is better than never, and then SIGKILL.
 func (s *Store) signalOnce(c *container, sig unix.Signal) error {
 	first, err := s.update(c, func(r *Record) bool {
-		if r.Signalled || r.Exit != nil {
+		if r.SignalSent || r.sending || r.Exit != nil {
 			return false
 		}
-		r.Signalled = true
+		r.Signalled, r.sending = true, true
 		return true
 	})
 	if err != nil || !first {
@@ -103,10 +105,19 @@ func (s *Store) signalOnce(c *container, sig unix.Signal) error {
 	}
 	rec, _ := c.snapshot()
 	failpoint.Hit("cri/container/signal")
-	if err := rec.Init.Signal(sig); err != nil && !errors.Is(err, monitor.ErrGone) {
-		return fmt.Errorf("stopping container %s: %w", c.id, err)
+	failed := rec.Init.Signal(sig)
+	if errors.Is(failed, monitor.ErrGone) {
+		failed = nil
 	}
-	return nil
+	failpoint.Hit("cri/container/signal-done")
+	_, err = s.update(c, func(r *Record) bool {
+		r.sending, r.SignalSent = false, failed == nil
+		return true
+	})
+	if failed != nil {
+		return fmt.Errorf("stopping container %s: %w", c.id, failed)
+	}
+	return err
 }
 
 // await waits for the end to be on record. The second look each second is for
