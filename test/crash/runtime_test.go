@@ -56,14 +56,16 @@ func TestRuntimeKilledAnywhere(t *testing.T) {
 				once = once[:min(len(once), v.sample/4)]
 			}
 			for _, place := range append(all, once...) { // purged last: a network chosen anew differs from the one before
-				t.Run(strings.ReplaceAll(place, "/", "."), func(t *testing.T) {
-					if c.anew = slices.Contains(once, place); c.anew {
-						c.Purge()
+				well := t.Run(strings.ReplaceAll(place, "/", "."), func(t *testing.T) {
+					if slices.Contains(once, place) {
+						c.startAnew()
 					}
 					c.killAt(t, place, before)
 				})
-				if t.Failed() && os.Getenv("BERTH_CRASH") != "full" {
+				if !well && os.Getenv("BERTH_CRASH") != "full" {
 					break
+				} else if !well {
+					c.startAnew() // the next life is not to blame
 				}
 			}
 		})
@@ -78,6 +80,12 @@ func (c *client) trace(file string) {
 	c.reset()
 	c.env = []string{"BERTH_FAILPOINT_TRACE=" + file}
 	c.spawn()
+}
+
+// startAnew makes the machine one that has nothing of Berth.
+func (c *client) startAnew() {
+	c.Purge()
+	c.anew = true
 }
 
 func (c *client) answers(ctx context.Context) error {
