@@ -74,9 +74,16 @@ const containerdNetwork = `{"cniVersion":"1.0.0","name":"%[2]s","plugins":[
  {"type":"portmap","capabilities":{"portMappings":true}}]}
 `
 
-// crun on a host whose cgroup v1 has a v2 beside it refuses to run: it gets a mount
-// namespace without the latter, in which all other mounts are the host's.
+// crun refuses the version of the OCI specification that containerd 2.4 writes
+// (Debian's crun 1.8.1 does), and to run on a host whose cgroup v1 has a v2 beside
+// it: it gets a version that it knows, and a mount namespace without the latter, in
+// which all other mounts are the host's.
 const crunScript = `#!/bin/sh
+before=
+for arg in "$@"; do
+	[ "$before" != --bundle ] || sed -i 's/"ociVersion":"[^"]*"/"ociVersion":"1.0.2"/' "$arg/config.json"
+	before=$arg
+done
 [ -e /sys/fs/cgroup/unified ] || exec crun "$@"
 exec unshare -m --propagation unchanged sh -c 'mount --make-private /sys/fs/cgroup && umount /sys/fs/cgroup/unified && exec crun "$@"' crun "$@"
 `

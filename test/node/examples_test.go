@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -139,7 +140,7 @@ func testWeb(t *testing.T, a *Agent) {
 	if err != nil || !strings.Contains(page, "It works") {
 		t.Fatalf("the page through the pod network: %q, %v", page, err)
 	}
-	if s := criStatus(t, a, "web", "web"); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || s.Image.UserSpecifiedImage != Busybox {
+	if s := criStatus(t, a, "web", "web"); s.State != runtimeapi.ContainerState_CONTAINER_RUNNING || cmp.Or(s.Image.UserSpecifiedImage, s.Image.Image) != Busybox {
 		t.Errorf("CRI says %v, image %v", s.State, s.Image)
 	}
 	out := a.Must("exec", "web", "--", "id", "-u")

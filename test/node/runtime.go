@@ -201,9 +201,7 @@ func flagsOf(flags, wanted []string) []string {
 
 func (berthRuntime) command(a *Agent) (*exec.Cmd, error) {
 	args := []string{"runtime", "--log-level", "info", "--root-dir", a.Dir + "/root", "--state-dir", a.Dir + "/run", "--cgroup-root", a.cgroupRoot()}
-	cmd := exec.Command(a.Binary, append(args, flagsOf(a.Flags, runtimeFlags)...)...)
-	cmd.Env = append(os.Environ(), a.Env...)
-	return cmd, nil
+	return exec.Command(a.Binary, append(args, flagsOf(a.Flags, runtimeFlags)...)...), nil
 }
 func (berthRuntime) ready(*Agent) error     { return nil }
 func (berthRuntime) socket(a *Agent) string { return a.Dir + "/run/cri.sock" }
