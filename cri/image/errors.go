@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"syscall"
 
 	"github.com/berthd/berth/cri/snapshot"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 )
 
@@ -27,6 +25,7 @@ const (
 	CodeUnauthorized       Code = "Unauthorized"        // ErrPermissionDenied
 	CodeUnavailable        Code = "RegistryUnavailable" // ErrUnavailable
 	CodeStalled            Code = "Stalled"             // ErrUnavailable
+	CodeRateLimited        Code = "RateLimited"         // ErrUnavailable: the registry answers 429
 	CodeDigestMismatch     Code = "DigestMismatch"      // ErrDataLoss
 	CodeDiskFull           Code = "DiskFull"            // ErrResourceExhausted
 	CodeLimit              Code = "LimitExceeded"       // ErrResourceExhausted
@@ -42,7 +41,7 @@ var classes = map[Code]error{
 	CodeInvalidReference: errdefs.ErrInvalidArgument, CodeNotFound: errdefs.ErrNotFound,
 	CodeTagNotFound: errdefs.ErrNotFound, CodeRepositoryNotFound: errdefs.ErrNotFound,
 	CodeUnauthorized: errdefs.ErrPermissionDenied, CodeUnavailable: errdefs.ErrUnavailable,
-	CodeStalled: errdefs.ErrUnavailable, CodeDigestMismatch: errdefs.ErrDataLoss,
+	CodeStalled: errdefs.ErrUnavailable, CodeRateLimited: errdefs.ErrUnavailable, CodeDigestMismatch: errdefs.ErrDataLoss,
 	CodeDiskFull: errdefs.ErrResourceExhausted, CodeLimit: errdefs.ErrResourceExhausted,
 	CodeBadImage: errdefs.ErrInvalidArgument, CodeBadArchive: errdefs.ErrInvalidArgument,
 	CodePlatform: errdefs.ErrNotFound, CodeDamaged: errdefs.ErrDataLoss,
@@ -57,6 +56,7 @@ var advice = map[Code]string{
 	CodeUnauthorized:       "give credentials that may pull it (imagePullSecrets), or check that they have not expired",
 	CodeUnavailable:        "check that the registry runs and that this machine reaches it; it is tried again",
 	CodeStalled:            "the connection stopped giving data; it is tried again and goes on where it stopped",
+	CodeRateLimited:        "wait, pull less often, use a mirror, or log in for a higher limit",
 	CodeDigestMismatch:     "the registry or something on the way changed the content; nothing of it was kept",
 	CodeDiskFull:           "free space on the image file system, or remove images",
 	CodeLimit:              "build a smaller image, or raise the limit in the configuration",
@@ -126,6 +126,14 @@ func failed(op, ref string, err error) error {
 	return &Error{Op: op, Ref: ref, Code: codeFor(err), Err: err}
 }
 
+// codeOf is the code that was given to err on its way up; empty if none was.
+func codeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	return codeFor(err)
+}
+
 func codeFor(err error) Code {
 	var c *coded
 	if errors.As(err, &c) {
@@ -134,9 +142,9 @@ func codeFor(err error) Code {
 	if f := snapshot.FaultOf(err); f != "" {
 		return unpackCodes[f]
 	}
-	var status remoteerrors.ErrUnexpectedStatus
+	var status *statusError
 	if errors.As(err, &status) {
-		return statusCode(status.StatusCode)
+		return statusCode(status.status)
 	}
 	var netErr net.Error
 	var dnsErr *net.DNSError
@@ -160,14 +168,4 @@ var unpackCodes = map[snapshot.Fault]Code{
 	snapshot.FaultLayer: CodeBadImage, snapshot.FaultDigest: CodeBadImage,
 	snapshot.FaultLimit: CodeLimit, snapshot.FaultMemory: CodeLimit,
 	snapshot.FaultDisk: CodeDiskFull, snapshot.FaultHost: CodeHost,
-}
-
-func statusCode(status int) Code {
-	switch {
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return CodeUnauthorized
-	case status == http.StatusNotFound:
-		return CodeTagNotFound
-	}
-	return CodeUnavailable
 }

@@ -61,13 +61,12 @@ func (s *Store) join(key string, run func(context.Context, *flight) (Image, erro
 		return f, nil
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
-	f := &flight{tracker: newTracker("", s.cfg.StallTimeout), done: make(chan struct{}), cancel: cancel, waiters: 1}
+	f := &flight{tracker: newTracker(""), done: make(chan struct{}), cancel: cancel, waiters: 1}
 	s.flights[key] = f
 	s.tasks.Go(func() {
 		ctx, stop := context.WithTimeoutCause(ctx, s.cfg.PullTimeout,
 			codef(CodeStalled, "not done after %v: %w", s.cfg.PullTimeout, errStalled))
 		defer stop()
-		s.tasks.Go(func() { f.tracker.watch(ctx, cancel) })
 		f.image, f.err = run(ctx, f)
 		if f.err != nil && ctx.Err() != nil {
 			f.err = context.Cause(ctx)
@@ -80,6 +79,13 @@ func (s *Store) join(key string, run func(context.Context, *flight) (Image, erro
 		}
 		s.flightMu.Unlock()
 		close(f.done)
+		if codeOf(f.err) == CodeCanceled && s.ctx.Err() == nil {
+			// Nobody wants it any more: what came of it goes at once. After
+			// other failures it is kept for the next attempt.
+			if err := s.collect(s.ctx); err != nil {
+				s.log.Warn("cannot remove what a canceled pull left", "err", err)
+			}
+		}
 	})
 	return f, nil
 }

@@ -29,7 +29,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, progress func(Progress)
 	ctx, stop := context.WithCancelCause(namespaces.WithNamespace(ctx, namespace))
 	defer stop(nil)
 	defer context.AfterFunc(s.ctx, func() { stop(context.Canceled) })()
-	t := newTracker("", s.cfg.StallTimeout)
+	t := newTracker("")
 	t.set(PhaseReading)
 	done := make(chan struct{})
 	var list []Image

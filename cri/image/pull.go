@@ -2,15 +2,11 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -23,7 +19,7 @@ import (
 type download struct {
 	*Store
 	named   reference.Named
-	fetcher remotes.Fetcher
+	remote  *remote
 	tracker *tracker
 }
 
@@ -31,23 +27,18 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth Auth, t *t
 	t.mu.Lock()
 	t.ref = named.String()
 	t.mu.Unlock()
-	hosts, err := s.registryHosts(ctx, named, auth)
+	r, err := s.openRemote(ctx, named, auth)
 	if err != nil {
 		return Image{}, err
 	}
-	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: hosts})
-	name, desc, err := resolve(ctx, resolver, named, t)
+	desc, err := r.resolve(ctx)
 	if err != nil {
-		return Image{}, s.explainResolve(ctx, err, named, hosts)
+		return Image{}, err
 	}
 	if err := checkSize(desc, maxManifest); err != nil {
 		return Image{}, err
 	}
-	fetcher, err := resolver.Fetcher(ctx, name)
-	if err != nil {
-		return Image{}, fmt.Errorf("reach registry: %w", err)
-	}
-	d := &download{Store: s, named: named, fetcher: fetcher, tracker: t}
+	d := &download{Store: s, named: named, remote: r, tracker: t}
 	err = s.leased(ctx, func(ctx context.Context) error {
 		p, err := d.fetchImage(ctx, desc)
 		if err != nil {
@@ -57,23 +48,6 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth Auth, t *t
 		return err
 	})
 	return img, err
-}
-
-func resolve(ctx context.Context, r remotes.Resolver, named reference.Named, t *tracker) (string, ocispec.Descriptor, error) {
-	t.transfer(1)
-	defer t.transfer(-1)
-	failpoint.Hit("cri/image/resolve")
-	return r.Resolve(ctx, named.String())
-}
-
-// explainResolve tells a missing tag from a missing repository.
-func (s *Store) explainResolve(ctx context.Context, err error, named reference.Named, hosts docker.RegistryHosts) error {
-	if code := codeFor(err); code == CodeTagNotFound && !repositoryExists(ctx, hosts, named) {
-		return codef(CodeRepositoryNotFound, "registry %s has no repository %s: %w", reference.Domain(named), reference.Path(named), errdefs.ErrNotFound)
-	} else if code == CodeTagNotFound {
-		return codef(CodeTagNotFound, "registry %s has no such tag or digest of repository %s: %w", reference.Domain(named), reference.Path(named), errdefs.ErrNotFound)
-	}
-	return fmt.Errorf("ask registry %s: %w", reference.Domain(named), err)
 }
 
 // fetchImage fetches manifests and configuration, then layers in parallel,
@@ -200,78 +174,4 @@ func (s *Store) labelConfig(ctx context.Context, p *parsed) error {
 		return fmt.Errorf("label configuration: %w", err)
 	}
 	return nil
-}
-
-// fetch stores one blob; one that is stored already is held by ctx's lease.
-func (d *download) fetch(ctx context.Context, desc ocispec.Descriptor) error {
-	failpoint.Hit("cri/image/fetch")
-	err := remotes.Fetch(ctx, d.content, countingFetcher{d.fetcher, d.tracker}, desc)
-	failpoint.Hit("cri/image/fetch-done")
-	if err == nil || errdefs.IsAlreadyExists(err) {
-		return nil
-	}
-	if errdefs.IsFailedPrecondition(err) && ctx.Err() == nil {
-		// Content that is complete but wrong must not be continued.
-		ref := remotes.MakeRefKey(ctx, desc)
-		if aerr := d.content.Abort(context.WithoutCancel(ctx), ref); aerr != nil && !errdefs.IsNotFound(aerr) {
-			err = errors.Join(err, aerr)
-		}
-		return codef(CodeDigestMismatch, "%w", err)
-	}
-	return err
-}
-
-// countingFetcher tells the tracker of bytes as they come.
-type countingFetcher struct {
-	next    remotes.Fetcher
-	tracker *tracker
-}
-
-// Fetch opens desc's content at the registry.
-func (f countingFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	f.tracker.transfer(1)
-	rc, err := f.next.Fetch(ctx, desc)
-	if err != nil {
-		f.tracker.transfer(-1)
-		return nil, err
-	}
-	c := &countingReader{rc: rc, tracker: f.tracker, digest: desc.Digest.String()}
-	if sk, ok := rc.(io.Seeker); ok {
-		return &seekingReader{countingReader: c, seeker: sk}, nil
-	}
-	return c, nil
-}
-
-type countingReader struct {
-	rc      io.ReadCloser
-	tracker *tracker
-	digest  string
-	pos     int64
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.rc.Read(p)
-	c.pos += int64(n)
-	c.tracker.read(c.digest, n, c.pos)
-	return n, err
-}
-
-func (c *countingReader) Close() error {
-	c.tracker.transfer(-1)
-	return c.rc.Close()
-}
-
-// seekingReader lets an interrupted download continue where it stopped.
-type seekingReader struct {
-	*countingReader
-	seeker io.Seeker
-}
-
-// Seek moves to where the next Read begins.
-func (s *seekingReader) Seek(offset int64, whence int) (int64, error) {
-	n, err := s.seeker.Seek(offset, whence)
-	if err == nil {
-		s.pos = n
-	}
-	return n, err
 }

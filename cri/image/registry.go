@@ -3,8 +3,6 @@ package image
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -103,38 +101,4 @@ func (b *bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// repositoryExists asks whether a repository is there at all, after one of its
-// tags was not. When in doubt it says yes.
-func repositoryExists(ctx context.Context, hosts docker.RegistryHosts, named reference.Named) bool {
-	list, err := hosts(reference.Domain(named))
-	if err != nil || len(list) == 0 {
-		return true
-	}
-	h := list[len(list)-1]
-	u := fmt.Sprintf("%s://%s%s/%s/tags/list?n=1", h.Scheme, h.Host, h.Path, reference.Path(named))
-	ctx = docker.WithScope(ctx, "repository:"+reference.Path(named)+":pull")
-	for range 2 {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-		if err != nil {
-			return true
-		}
-		if h.Authorizer != nil && h.Authorizer.Authorize(ctx, req) != nil {
-			return true
-		}
-		resp, err := h.Client.Do(req)
-		if err != nil {
-			return true
-		}
-		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusUnauthorized {
-			return resp.StatusCode != http.StatusNotFound
-		}
-		if h.Authorizer == nil || h.Authorizer.AddResponses(ctx, []*http.Response{resp}) != nil {
-			return true
-		}
-	}
-	return true
 }

@@ -98,7 +98,7 @@ func (s *Store) dirs(ctx context.Context, e *entry) ([]string, error) {
 func (s *Store) unpackAgain(ctx context.Context, e *entry) error {
 	s.log.Warn("layers of an image are missing: unpacking them again", "image", e.ID)
 	err := s.leased(ctx, func(ctx context.Context) error {
-		if err := s.unpackImage(ctx, e.parsed, newTracker(string(e.ID), s.cfg.StallTimeout), nil); err != nil {
+		if err := s.unpackImage(ctx, e.parsed, newTracker(string(e.ID)), nil); err != nil {
 			return err
 		}
 		return s.labelConfig(ctx, e.parsed)

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/berthd/berth/cri/mountns"
+	"github.com/berthd/berth/cri/snapshot/layer"
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -241,7 +242,31 @@ func (r *Rootfs) prepare(dir string, ref Ref, o MountOptions) error {
 	if err := os.Lchown(upper, uid, gid); err != nil {
 		return err
 	}
-	return unix.Chmod(upper, st.Mode&0o7777)
+	if err := unix.Chmod(upper, st.Mode&0o7777); err != nil {
+		return err
+	}
+	if len(ref.Lower) > 0 && o.Owner == nil {
+		// Attributes may name users, which other owners would have to be shifted in.
+		if err := copyXattrs(ref.Lower[0], upper); err != nil {
+			return err
+		}
+	}
+	at := []unix.Timespec{st.Atim, st.Mtim}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, upper, at, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func copyXattrs(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	t, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return layer.CopyXattrs(int(f.Fd()), int(t.Fd()))
 }
 
 // Unmount unmounts target and gives up the container's root filesystem; its

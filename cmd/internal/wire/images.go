@@ -20,7 +20,7 @@ var imageKinds = map[image.Code]pod.Kind{
 	image.CodeInvalidReference: pod.Invalid, image.CodeBadImage: pod.Invalid, image.CodeBadArchive: pod.Invalid,
 	image.CodeNotFound: pod.NotFound, image.CodeTagNotFound: pod.NotFound, image.CodeRepositoryNotFound: pod.NotFound, image.CodePlatform: pod.NotFound,
 	image.CodeUnauthorized: pod.Denied,
-	image.CodeUnavailable:  pod.Unavailable, image.CodeStalled: pod.Unavailable,
+	image.CodeUnavailable:  pod.Unavailable, image.CodeStalled: pod.Unavailable, image.CodeRateLimited: pod.Unavailable,
 	image.CodeDigestMismatch: pod.Corrupt, image.CodeDamaged: pod.Corrupt,
 	image.CodeDiskFull: pod.Exhausted, image.CodeLimit: pod.Exhausted,
 	image.CodeHost: pod.Internal, image.CodeCanceled: pod.Canceled,

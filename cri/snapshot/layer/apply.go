@@ -64,12 +64,12 @@ type extractor struct {
 func Apply(ctx context.Context, r io.Reader, mode Mode, admit func(*tar.Header) error) (Pending, error) {
 	root, err := unix.Open("/", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return Pending{}, fmt.Errorf("open the layer's root: %w", err)
+		return nil, fmt.Errorf("open the layer's root: %w", err)
 	}
 	defer unix.Close(root)
 	x := &extractor{root: root, mode: mode, pending: newPending(), touched: map[string]struct{}{}, buf: make([]byte, 256<<10)}
 	if err := x.begin(); err != nil {
-		return Pending{}, err
+		return nil, err
 	}
 	tr := tar.NewReader(r)
 	for {
@@ -78,22 +78,22 @@ func Apply(ctx context.Context, r io.Reader, mode Mode, admit func(*tar.Header) 
 			break
 		}
 		if err != nil {
-			return Pending{}, fmt.Errorf("%w: %w", ErrBad, err)
+			return nil, fmt.Errorf("%w: %w", ErrBad, err)
 		}
 		if ctx.Err() != nil {
-			return Pending{}, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		if err := admit(h); err != nil {
-			return Pending{}, err
+			return nil, err
 		}
 		if err := x.entry(h, tr); err != nil {
-			return Pending{}, fmt.Errorf("entry %q: %w", shortened(h.Name), err)
+			return nil, fmt.Errorf("entry %q: %w", shortened(h.Name), err)
 		}
 	}
 	if err := x.leave(); err != nil {
-		return Pending{}, err
+		return nil, err
 	}
-	return x.pending.list()
+	return x.pending.list(), nil
 }
 
 // begin gives the root what it has when the layer does not mention it.

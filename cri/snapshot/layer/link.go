@@ -28,7 +28,7 @@ func (x *extractor) hardLink(base string, h *tar.Header) error {
 	var st unix.Stat_t
 	err = unix.Fstatat(to.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
-	case errors.Is(err, unix.ENOENT) || err == nil && x.mode == Alone && isWhiteout(st):
+	case errors.Is(err, unix.ENOENT) || err == nil && x.mode == Alone && (isWhiteout(st) || x.pending.is(join(to.path, name), weak, strong)):
 		return x.noTarget(h)
 	case err != nil:
 		return refused("look for what it links to", err)

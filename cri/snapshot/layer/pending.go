@@ -11,52 +11,75 @@ const (
 	// applied over those below.
 	maxPending      = 1024
 	maxPendingBytes = 64 << 10
-	// gone, as a presence, is a path that the layer deletes.
-	gone presence = -1
 )
 
-// Pending is what was left open by a layer that was applied alone. Paths are
-// bytes, for they need not be UTF-8.
-type Pending struct {
-	// Dirs were made on the way to an entry; Weak ones only to delete in them.
-	Dirs [][]byte `json:"dirs,omitempty"`
-	Weak [][]byte `json:"weak,omitempty"`
-	// Gone were deleted.
-	Gone [][]byte `json:"gone,omitempty"`
+// open is a path about which only the layers below know.
+type open struct {
+	// What it is: weak or strong, as the directory was made, gone or fresh.
+	What presence `json:"what"`
+	// Heir counts the directories above it that were open when it was made. Like
+	// every new directory it inherits the group of the one it is made in, if that
+	// hands it on (mode bit 02000).
+	Heir int `json:"heir,omitempty"`
+}
+
+const (
+	// gone is a path that the layer deletes.
+	gone presence = 100
+	// fresh is a directory about which only Heir is open.
+	fresh presence = 101
+)
+
+// Pending is what was left open by a layer that was applied alone, those above
+// before those below.
+type Pending []openPath
+
+// openPath is one of them. Names are bytes, for they need not be UTF-8.
+type openPath struct {
+	Name []byte `json:"name"`
+	open
 }
 
 type pending struct {
-	paths map[string]presence
+	paths map[string]open
 	bytes int
 	weak  int // how many are
 }
 
-func newPending() pending { return pending{paths: map[string]presence{}} }
+func newPending() pending { return pending{paths: map[string]open{}} }
 
 func (p *pending) add(path string, what presence) error {
-	old, ok := p.paths[path]
-	if ok && old == weak {
-		p.weak--
+	p.drop(path)
+	above, _ := splitLast(path)
+	o := open{What: what}
+	if over, ok := p.paths[above]; ok && path != "" && what != gone {
+		o.Heir = over.Heir + 1
 	}
-	if !ok {
-		p.bytes += len(path)
+	if what == fresh && o.Heir == 0 {
+		return nil
 	}
+	p.bytes += len(path)
 	if what == weak {
 		p.weak++
 	}
-	p.paths[path] = what
+	p.paths[path] = o
 	if len(p.paths) > maxPending || p.bytes > maxPendingBytes {
 		return ErrNeedsLower
 	}
 	return nil
 }
 
+func splitLast(path string) (dir, base string) {
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(i, 0)], path[i+1:]
+}
+
 func (p *pending) drop(path string) {
-	what, ok := p.paths[path]
+	o, ok := p.paths[path]
 	if !ok {
 		return
 	}
-	if what == weak {
+	if o.What == weak {
 		p.weak--
 	}
 	p.bytes -= len(path)
@@ -75,25 +98,33 @@ func (p *pending) dropBelow(path string) {
 
 // strengthen notes that more than whiteouts is in the directory path.
 func (p *pending) strengthen(path string) {
-	if p.paths[path] == weak {
-		p.paths[path] = strong
+	if o := p.paths[path]; o.What == weak {
+		o.What = strong
+		p.paths[path] = o
 		p.weak--
 	}
 }
 
-// below lists the paths below dir of one kind.
-func (p *pending) below(dir string, what presence) []string {
+// is tells whether path is one of a kind.
+func (p *pending) is(path string, what ...presence) bool {
+	o, ok := p.paths[path]
+	return ok && slices.Contains(what, o.What)
+}
+
+// below lists the paths below dir of some kinds, those below first.
+func (p *pending) below(dir string, what ...presence) []string {
 	var out []string
-	for k, v := range p.paths {
-		if v == what && strings.HasPrefix(k, dir+"/") {
+	for k := range p.paths {
+		if strings.HasPrefix(k, dir+"/") && p.is(k, what...) {
 			out = append(out, k)
 		}
 	}
+	slices.Sort(out)
+	slices.Reverse(out)
 	return out
 }
 
-// list gives the paths in order, those above before those below.
-func (p *pending) list() (Pending, error) {
+func (p *pending) list() Pending {
 	var out Pending
 	keys := make([]string, 0, len(p.paths))
 	for k := range p.paths {
@@ -101,14 +132,7 @@ func (p *pending) list() (Pending, error) {
 	}
 	slices.Sort(keys)
 	for _, k := range keys {
-		switch p.paths[k] {
-		case strong:
-			out.Dirs = append(out.Dirs, []byte(k))
-		case weak:
-			out.Weak = append(out.Weak, []byte(k))
-		case gone:
-			out.Gone = append(out.Gone, []byte(k))
-		}
+		out = append(out, openPath{Name: []byte(k), open: p.paths[k]})
 	}
-	return out, nil
+	return out
 }

@@ -45,6 +45,7 @@ type settling struct {
 	lower   []int
 	remove  []string // whiteouts and directories, in order
 	borrow  []string
+	heirs   []openPath // those below before those above
 	touched map[string]struct{}
 }
 
@@ -68,35 +69,27 @@ const (
 
 // look asks the layers below, before anything is changed.
 func (s *settling) look(ctx context.Context, p Pending) error {
-	for _, b := range p.Gone {
-		k, err := s.ask(ctx, string(b))
+	for _, o := range slices.Backward(p) {
+		name := string(o.Name)
+		k, err := s.ask(ctx, name)
 		if err != nil {
 			return err
 		}
-		if k == absent {
-			s.remove = append(s.remove, string(b))
-		}
-	}
-	for _, b := range p.Dirs {
-		switch k, err := s.ask(ctx, string(b)); {
-		case err != nil:
-			return err
+		switch {
+		case o.What == gone:
+			if k == absent {
+				s.remove = append(s.remove, name)
+			}
+		case o.What == fresh:
+			s.heirs = append(s.heirs, o)
 		case k == dirBelow:
-			s.borrow = append(s.borrow, string(b))
-		case k == linkBelow:
+			s.borrow = append(s.borrow, name)
+		case k == linkBelow || o.What == weak && k == fileBelow:
 			return ErrNeedsLower
-		}
-	}
-	for _, b := range slices.Backward(p.Weak) {
-		switch k, err := s.ask(ctx, string(b)); {
-		case err != nil:
-			return err
-		case k == dirBelow:
-			s.borrow = append(s.borrow, string(b))
-		case k == absent:
-			s.remove = append(s.remove, string(b))
-		default:
-			return ErrNeedsLower
+		case o.What == weak:
+			s.remove = append(s.remove, name)
+		case o.Heir > 0:
+			s.heirs = append(s.heirs, o)
 		}
 	}
 	return nil
@@ -190,7 +183,46 @@ func (s *settling) change(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, o := range slices.Backward(s.heirs) {
+		if err := s.inherit(string(o.Name), o.Heir); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// inherit gives a new directory the group that it would have had from the first of
+// the open directories above it that is below, if that hands its group on.
+func (s *settling) inherit(name string, open int) error {
+	from, above := -1, name
+	for ; open > 0 && from < 0; open-- {
+		var err error
+		above, _ = splitLast(above)
+		if from, _, err = s.find(above); err != nil {
+			return err
+		}
+	}
+	if from < 0 {
+		return nil // it was inherited when it was made
+	}
+	defer unix.Close(from)
+	var st, own unix.Stat_t
+	if err := unix.Fstat(from, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+		return refused("look at directory", err)
+	}
+	to, err := s.own(name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(to)
+	if err := unix.Fstat(to, &own); err != nil {
+		return refused("look at directory", err)
+	}
+	s.touched[name] = struct{}{}
+	if err := unix.Fchown(to, int(own.Uid), int(st.Gid)); err != nil {
+		return refused("set group", err)
+	}
+	return refused("set mode", unix.Fchmod(to, own.Mode&0o7777|unix.S_ISGID))
 }
 
 // unlink removes a whiteout or an empty directory from the layer.

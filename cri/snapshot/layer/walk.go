@@ -70,7 +70,7 @@ func (x *extractor) leave() error {
 	return restoreTimes(d.fd, d.times)
 }
 
-// reenter is called after something was removed that a path may go through.
+// forgetPaths is called after something was removed that a path may go through.
 func (x *extractor) forgetPaths() {
 	if x.at != nil {
 		x.at.asked = "\x00" // no name has it
@@ -117,7 +117,7 @@ func (x *extractor) walk(name string, how presence) (found, error) {
 		unix.Close(w.fd)
 		return found{fd: -1, path: full}, nil
 	}
-	if err := x.makeMissing(w, how); err != nil {
+	if made, err := x.makeMissing(w, how); err != nil || !made {
 		unix.Close(w.fd)
 		return found{fd: -1}, err
 	}
@@ -229,40 +229,45 @@ func (x *extractor) detour(w *way, c string, how presence) (absent bool, err err
 	return false, restoreTimes(w.fd, times(st))
 }
 
-// makeMissing makes the directories that w lacks.
-func (x *extractor) makeMissing(w *way, how presence) error {
+// makeMissing makes the directories that w lacks, unless it is only to delete in
+// them and nothing from below can be there.
+func (x *extractor) makeMissing(w *way, how presence) (bool, error) {
 	if w.have == len(w.names) {
-		return nil
+		return true, nil
 	}
-	fresh := w.replaced
-	if !fresh && x.mode == Alone {
+	isNew := w.replaced
+	if !isNew && x.mode == Alone {
 		hidden, err := x.hidden(strings.Join(w.names[:w.have], "/"))
-		if err != nil {
-			return err
+		if err != nil || hidden && how == weak {
+			return false, err
 		}
-		fresh = hidden
+		isNew = hidden
 	}
 	for ; w.have < len(w.names); w.have++ {
 		fd, err := makeBetween(w.fd, w.names[w.have])
 		if err != nil {
-			return err
+			return false, err
 		}
 		unix.Close(w.fd)
 		w.fd = fd
-		switch full := path.Join(w.names[:w.have+1]...); {
-		case x.mode != Alone:
-		case w.replaced:
+		if x.mode != Alone {
+			continue
+		}
+		what := how
+		if isNew {
+			what = fresh
+		}
+		if err := x.pending.add(path.Join(w.names[:w.have+1]...), what); err != nil {
+			return false, err
+		}
+		if w.replaced {
 			if err := unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0); err != nil {
-				return refused("hide what is below", err)
+				return false, refused("hide what is below", err)
 			}
 			w.replaced = false
-		case !fresh:
-			if err := x.pending.add(full, how); err != nil {
-				return err
-			}
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // makeBetween makes a directory for which the layer has no entry.

@@ -28,6 +28,13 @@ func (x *extractor) whiteout(dir, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(x.at.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
+	case err == nil && x.pending.is(full, weak):
+		// Made to delete something in it, which this does as well.
+		x.pending.dropBelow(full)
+		x.at.changed = true
+		if err := x.removeTree(base); err != nil {
+			return err
+		}
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		// The layer's own content stays, all that is below goes.
 		return x.hideBelow(base, full)
@@ -64,12 +71,13 @@ func (x *extractor) opaque(dir string) error {
 	return x.hideBelow(".", x.at.path)
 }
 
-// hideBelow makes a directory of this layer opaque, and removes the whiteouts in it.
+// hideBelow makes a directory of this layer opaque, and removes the whiteouts in
+// it and what was made for them.
 func (x *extractor) hideBelow(name, full string) error {
 	if err := unix.Lsetxattr(name, opaqueXattr, []byte("y"), 0); err != nil {
 		return refused("hide what is below", err)
 	}
-	for _, wh := range x.pending.below(full, gone) {
+	for _, wh := range x.pending.below(full, gone, weak) {
 		rel := strings.TrimPrefix(wh, full+"/")
 		if name != "." {
 			rel = name + "/" + rel
@@ -79,10 +87,11 @@ func (x *extractor) hideBelow(name, full string) error {
 		}
 		x.pending.drop(wh)
 	}
+	x.forgetPaths()
 	return nil
 }
 
-// removeQuietly removes a file and gives its directory the times back.
+// removeQuietly removes a file or empty directory and gives its directory the times back.
 func removeQuietly(rel string) error {
 	dir := "."
 	if i := strings.LastIndexByte(rel, '/'); i >= 0 {
@@ -92,7 +101,11 @@ func removeQuietly(rel string) error {
 	if err := unix.Lstat(dir, &st); err != nil {
 		return refused("look at directory", err)
 	}
-	if err := unix.Unlink(rel); err != nil {
+	err := unix.Unlink(rel)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+		err = unix.Rmdir(rel)
+	}
+	if err != nil {
 		return refused("remove a whiteout", err)
 	}
 	at := times(st)
