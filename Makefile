@@ -68,6 +68,26 @@ critest: ## run critest against berth runtime on crun and runc and against conta
 	.ci/host-packages test
 	sh test/critest/run.sh rounds
 
+.PHONY: cri-bench
+cri-bench: ## measure the life of a pod over CRI, Berth beside containerd (20 minutes)
+	.ci/host-packages bench
+	sh test/peer/build.sh node critest
+	$(MAKE) build
+	go build -o bin/cribench ./test/cribench
+	bin/cribench -critest -o docs/results/cri-bench.md
+
+.PHONY: kubelet-on-berth
+kubelet-on-berth: ## see what the upstream kubelet does on `berth runtime`, in a cluster of its own
+	.ci/host-packages bench
+	sh test/peer/build.sh node cluster
+	$(MAKE) build
+	BERTH_BIN="$(CURDIR)/bin/berth" BERTH_KUBELET_RESULTS="$(CURDIR)/docs/results/kubelet-on-berth.md" go test -count=1 -timeout 30m -parallel 4 -v ./test/kubelet
+
+.PHONY: cluster
+cluster: ## start a control plane on loopback until ^C
+	sh test/peer/build.sh cluster
+	go run ./test/cluster/cmd
+
 .PHONY: fields
 fields: ## see what every field of a pod does, on this host (FIELDS=pattern chooses cases)
 	.ci/host-packages test

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/test/hostgroup"
 )
 
 // side is one CRI runtime with everything of its own: directories, network,
@@ -82,7 +83,7 @@ func (s *side) up(ctx context.Context, archive string) error {
 			return err
 		}
 	}
-	if err := makeCgroup(s.cgroup); err != nil {
+	if err := hostgroup.Make(s.cgroup); err != nil {
 		return err
 	}
 	args, err := s.kind.command(s)
@@ -151,7 +152,7 @@ func (s *side) down() error {
 	for unix.Unmount(s.home+"/run", unix.MNT_DETACH) == nil {
 		continue // the runtime may have mounted one more
 	}
-	return errors.Join(append(errs, removeCgroup(s.cgroup))...)
+	return errors.Join(append(errs, hostgroup.Remove(s.cgroup))...)
 }
 
 // removeAll removes every sandbox of the side with its containers.
@@ -174,65 +175,4 @@ func (s *side) logTail() string {
 	body, _ := os.ReadFile(s.home + "/log.txt")
 	lines := strings.Split(strings.TrimSpace(string(body)), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
-}
-
-// hierarchies are the mount points of the host's cgroup trees, v1 and v2.
-func hierarchies() ([]string, error) {
-	body, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for line := range bytes.Lines(body) {
-		if f := strings.Fields(string(line)); len(f) > 2 && (f[2] == "cgroup" || f[2] == "cgroup2") {
-			found = append(found, f[1])
-		}
-	}
-	return found, nil
-}
-
-// makeCgroup makes a cgroup in every tree, as a kubelet makes a pod's before it
-// asks for a sandbox.
-func makeCgroup(path string) error {
-	trees, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	for _, t := range trees {
-		if err := os.MkdirAll(t+path, 0o755); err != nil {
-			return fmt.Errorf("make the cgroup of a side: %w", err)
-		}
-		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // v1: empty, and nothing may enter
-			if value, err := os.ReadFile(filepath.Join(t, f)); err == nil {
-				if err := os.WriteFile(filepath.Join(t+path, f), value, 0o644); err != nil {
-					return fmt.Errorf("fill the cgroup of a side: %w", err)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// removeCgroup removes a cgroup and what is empty below it.
-func removeCgroup(path string) error {
-	trees, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, t := range trees {
-		var dirs []string
-		_ = filepath.WalkDir(t+path, func(p string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, p)
-			}
-			return nil
-		})
-		for i := len(dirs) - 1; i >= 0; i-- {
-			if err := unix.Rmdir(dirs[i]); err != nil && !errors.Is(err, unix.ENOENT) {
-				errs = append(errs, fmt.Errorf("remove the cgroup %s: %w", dirs[i], err))
-			}
-		}
-	}
-	return errors.Join(errs...)
 }
