@@ -185,6 +185,9 @@ func (s *Store) conceive(ctx context.Context, c *container, req CreateRequest) e
 	case err != nil:
 		return err
 	default:
+		if err := s.doubtCreated(c, rt, initID); err != nil {
+			return err
+		}
 		s.filters.keep(profile, rt, c.id)
 		if users.NS != "" {
 			if err := giveStreams(initID, *hostUser(user, users)); err != nil {
@@ -217,6 +220,9 @@ func (s *Store) writeSpec(ctx context.Context, c *container, req CreateRequest) 
 		if _, said := s.said.LoadOrStore(note, true); !said {
 			s.cfg.Log.Warn(note)
 		}
+	}
+	if err := s.injectDevices(c, in, res.Spec); err != nil {
+		return in.User, profileKey{}, err
 	}
 	profile, filter := s.filters.find(res.Spec.Linux.Seccomp)
 	ocispec.CompiledSeccomp(res.Spec, filter)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/cri/apparmor"
+	"github.com/berthd/berth/cri/cdi"
 	"github.com/berthd/berth/cri/label"
 	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/cri/ociruntime"
@@ -80,6 +81,8 @@ type Config struct {
 	Labels *label.Labeler
 	// AppArmor knows the profiles that are loaded; nil: AppArmor is off.
 	AppArmor *apparmor.Profiles
+	// CDI knows the devices of vendors; nil knows none.
+	CDI *cdi.Registry
 	// OnEvent is called after each change, on the goroutine that made it; it
 	// must return at once. May be nil.
 	OnEvent func(Event)

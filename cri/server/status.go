@@ -33,10 +33,12 @@ func (s *Server) Status(ctx context.Context, r *runtimeapi.StatusRequest) (*runt
 	if !r.GetVerbose() {
 		return resp, nil
 	}
+	devices, faults := s.cfg.Containers.CDIDevices()
 	facts := map[string]any{
 		"version": s.cfg.Version, "runtimes": s.handlers(), "unusableRuntimes": s.unusable(), "noUserNamespaces": s.noUserNamespaces(),
 		"systemdCgroup": s.cfg.SystemdCgroup, "sandboxes": len(s.cfg.Sandboxes.List()), "containers": len(s.containers(nil)),
-		"quarantinedSandboxRecords": s.cfg.Sandboxes.Quarantined(), "quarantinedContainerRecords": s.cfg.Containers.Quarantined(),
+		"quarantinedSandboxRecords": s.cfg.Sandboxes.Quarantined(),
+		"cdiDevices":                devices, "cdiFaults": faults, "quarantinedContainerRecords": s.cfg.Containers.Quarantined(),
 	}
 	if s.cfg.Details != nil {
 		maps.Copy(facts, s.cfg.Details())

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/berthd/berth/cri/cdi"
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/image"
 	"github.com/berthd/berth/cri/monitor"
@@ -164,8 +165,12 @@ func (n *node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	devices, err := cdi.Open([]string{n.state("cdi")})
+	if err != nil {
+		return err
+	}
 	n.conts, err = container.Open(container.Config{
-		Dir: n.state("containers"), BootID: boot, Rootfs: rootfs{n.images}, Runtime: runtimes["crun"], Monitor: mon, Runtimes: runtimes,
+		Dir: n.state("containers"), BootID: boot, Rootfs: rootfs{n.images}, Runtime: runtimes["crun"], Monitor: mon, Runtimes: runtimes, CDI: devices,
 		Host: container.DetectHost(false), Log: log, OnEvent: events.OnContainer,
 	})
 	if err != nil {

@@ -230,6 +230,9 @@ func said(t testing.TB, path string) string {
 	var out strings.Builder
 	for line := range strings.Lines(string(b)) {
 		if f := strings.SplitN(line, " ", 4); len(f) == 4 {
+			if f[2] == "P" {
+				f[3] = strings.TrimSuffix(f[3], "\n")
+			}
 			out.WriteString(f[3])
 		}
 	}

@@ -123,6 +123,9 @@ func (k *checker) runtime() {
 	}
 	k.optional("runtime.conmon", r.Conmon)
 	k.optional("runtime.certsDir", r.CertsDir)
+	for i, dir := range r.CDISpecDirs {
+		k.absolute(fmt.Sprintf("runtime.cdiSpecDirs[%d]", i), dir)
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Handlers)) {
 		path := r.Handlers[name]
 		field := "runtime.handlers[" + clip(name, 60) + "]"

@@ -108,6 +108,8 @@ type Runtime struct {
 	CertsDir   string `json:"certsDir"`
 	// Handlers are the OCI runtimes that RuntimeClasses name.
 	Handlers map[string]string `json:"handlers"`
+	// CDISpecDirs are where vendors describe their devices.
+	CDISpecDirs []string `json:"cdiSpecDirs"`
 }
 
 // Cgroups say where pods' cgroups lie.
@@ -150,6 +152,7 @@ func New() *Config {
 		RootDir: "/var/lib/berth", StateDir: "/run/berth", LogDir: "/var/log/pods",
 		Manifests:  Manifests{Directories: []string{"/etc/berth/manifests"}},
 		Network:    Network{ConfDirs: []string{"/etc/cni/net.d"}, BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
+		Runtime:    Runtime{CDISpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		ResolvConf: "/etc/resolv.conf",
 		MaxPods:    1000, PodPidsLimit: -1, CPUCFSQuota: true, CPUCFSQuotaPeriod: 100 * time.Millisecond, LocalStorageCapacityIsolation: true,
 		SeccompDefault: true, UserNamespaces: UserNamespaces{1 << 16}, CrashLoopBackOff: CrashLoopBackOff{300 * time.Second}, ParallelPulls: 3,

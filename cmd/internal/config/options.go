@@ -20,7 +20,7 @@ func (c *Config) Options(log *slog.Logger, version string) wire.Options {
 		Endpoint: c.Runtime.Endpoint, OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CertsDir: c.Runtime.CertsDir,
 		CgroupRoot: c.Cgroups.Root, CgroupDriver: c.Cgroups.Driver,
 		CNIConfDirs: c.Network.ConfDirs, CNIBinDirs: c.Network.BinDirs, Subnets: c.Network.Subnets,
-		NodeLabels: c.NodeLabels, Runtimes: c.Runtime.Handlers, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+		NodeLabels: c.NodeLabels, Runtimes: c.Runtime.Handlers, CDISpecDirs: c.Runtime.CDISpecDirs, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 		NoCPUQuota: !c.CPUCFSQuota, CPUPeriod: c.CPUCFSQuotaPeriod, LimitedSwap: c.MemorySwap.SwapBehavior == limitedSwap,
 		SingleProcessOOMKill: c.SingleProcessOOMKill, NoStorageLimits: !c.LocalStorageCapacityIsolation,
 		PodPidsLimit: max(int64(c.PodPidsLimit), 0), IDsPerPod: uint32(c.UserNamespaces.IDsPerPod), UnsafeSysctls: c.AllowedUnsafeSysctls,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthd/berth/cni"
 	"github.com/berthd/berth/cri/apparmor"
+	"github.com/berthd/berth/cri/cdi"
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/image"
 	"github.com/berthd/berth/cri/label"
@@ -105,8 +106,12 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	if err != nil {
 		return err
 	}
+	devices, err := cdi.Open(o.CDISpecDirs)
+	if err != nil {
+		return err
+	}
 	e.containers, err = container.Open(container.Config{
-		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: named, Monitor: e.monitor, Host: e.host, Labels: labels, AppArmor: profiles, Log: log,
+		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: named, Monitor: e.monitor, Host: e.host, Labels: labels, AppArmor: profiles, CDI: devices, Log: log,
 		OnEvent: e.events.OnContainer,
 	})
 	if err != nil {

@@ -37,6 +37,8 @@ type Options struct {
 
 	// Runtimes are the OCI runtimes that a RuntimeClass may name: handler to path.
 	Runtimes map[string]string
+	// CDISpecDirs hold the specifications of vendors' devices.
+	CDISpecDirs []string
 
 	// What the node offers to pods, and what it keeps for itself.
 	NodeLabels map[string]string
