@@ -258,6 +258,9 @@ func (e *session) startPlain(st Streams) (wait func() error, err error) {
 // result tells the process's exit code from a failure to run it.
 func (s *Store) result(e *session, err error) (int32, error) {
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
+		if _, serr := os.Lstat(e.pidFile()); serr != nil && e.rt.Doubted() {
+			return 0, e.rt.Misbehaved("exec", "ended as if it had run the command, and has not run it")
+		}
 		return int32(max(e.cmd.ProcessState.ExitCode(), 0)), nil
 	}
 	var exit *exec.ExitError
@@ -265,11 +268,30 @@ func (s *Store) result(e *session, err error) (int32, error) {
 		return 0, fmt.Errorf("running a command: %w", err)
 	}
 	// The runtime's own failures are in its log; the process's stderr is not.
-	if said, _ := os.ReadFile(e.logFile()); ociruntime.Clean(string(said)) != "" {
-		return 0, ociruntime.Classify(e.rt.Binary().Name, "exec", string(said))
+	if said := e.said(); ociruntime.Clean(said) != "" {
+		return 0, e.rt.Failed("exec", said, err)
 	}
 	if code := exit.ExitCode(); code >= 0 {
 		return int32(code), nil
 	}
 	return killedCode, nil // the runtime was killed, by us or by the kernel
+}
+
+// maxSaid bounds what is read of a runtime's log: the last words are what counts.
+const maxSaid = 16 << 10
+
+// said is the end of what the runtime has logged.
+func (e *session) said() string {
+	f, err := os.Open(e.logFile())
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > maxSaid {
+		if _, err := f.Seek(-maxSaid, io.SeekEnd); err != nil {
+			return ""
+		}
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, maxSaid)) // what could be read
+	return string(b)
 }

@@ -2,6 +2,7 @@ package container
 
 import (
 	"fmt"
+	"github.com/berthd/berth/cri/monitor"
 	"github.com/berthd/berth/test/failpoint"
 	"io"
 	"os"
@@ -131,7 +132,7 @@ func setSize(terminal *os.File, sz Size) {
 func (e *session) resizeInner(size *unix.Winsize) {
 	b, err := os.ReadFile(e.pidFile())
 	pid, convErr := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || convErr != nil || !slices.Contains(descendants(e.cmd.Process.Pid), pid) {
+	if err != nil || convErr != nil || !slices.Contains(monitor.Descendants(e.cmd.Process.Pid), pid) {
 		return // not yet there: it begins with the size of our end
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -145,28 +146,11 @@ func (e *session) resizeInner(size *unix.Winsize) {
 	}
 }
 
-// descendants returns pid and all that descend from it, as of now.
-func descendants(pid int) []int {
-	all := []int{pid}
-	for i := 0; i < len(all); i++ {
-		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(all[i]) + "/task")
-		for _, t := range tasks {
-			b, _ := os.ReadFile("/proc/" + strconv.Itoa(all[i]) + "/task/" + t.Name() + "/children")
-			for _, f := range strings.Fields(string(b)) {
-				if child, err := strconv.Atoi(f); err == nil && child > 1 {
-					all = append(all, child)
-				}
-			}
-		}
-	}
-	return all
-}
-
 // kill kills the process and what it started. The runtime that runs it is left
 // to reap it and to end by itself, for a second.
 func (e *session) kill(ended <-chan error) error {
 	own := e.cmd.Process.Pid
-	all := descendants(own)[1:]
+	all := monitor.Descendants(own)[1:]
 	for _, pid := range all {
 		// Children that have lost their parent are in its group still.
 		if pg, err := unix.Getpgid(pid); err == nil && slices.Contains(all, pg) {

@@ -27,6 +27,7 @@ func (s *Store) gather(ctx context.Context, c *container, req CreateRequest) (oc
 	}
 	binary := s.runtime(Record{Handler: req.Handler}).Binary()
 	in.Sandbox.Users.Untold = binary.Name == "crun" // see giveStreams
+	in.Annotations = s.runtime(Record{Handler: req.Handler}).Annotations(req.Pod.GetAnnotations(), req.Config.GetAnnotations())
 	in.Host.RecursiveReadOnly = in.Host.RecursiveReadOnly && binary.RecursiveReadOnly()
 	sec := in.Config.GetLinux().GetSecurityContext()
 	err := checkUsers(in.Config, req.Sandbox.Users)

@@ -42,6 +42,9 @@ type Record struct {
 	Monitor monitor.Identity `json:"monitor"`
 	// Init is its first process.
 	Init monitor.Identity `json:"init"`
+	// Left is what the OCI runtime of a configured handler left running beside
+	// Init when it had created the container.
+	Left []monitor.Identity `json:"left,omitempty"`
 	// Complete says that the creation came to its end.
 	Complete bool `json:"complete"`
 	// StartFailure is why the runtime could not create it, if the fault is the

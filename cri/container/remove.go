@@ -51,7 +51,7 @@ func (s *Store) teardown(ctx context.Context, c *container) error {
 	rec, _ := c.snapshot()
 	// The monitor first: one that has not yet created its container must not do so behind our back.
 	failpoint.Hit("cri/container/kill-monitor")
-	if err := rec.Monitor.Signal(unix.SIGKILL); err != nil && !errors.Is(err, monitor.ErrGone) {
+	if err := rec.Monitor.KillAll(); err != nil && !errors.Is(err, monitor.ErrGone) {
 		return fmt.Errorf("removing container %s: its monitor: %w", c.id, err)
 	}
 	if err := waitGone(rec.Monitor, 5*time.Second); err != nil {
@@ -63,7 +63,7 @@ func (s *Store) teardown(ctx context.Context, c *container) error {
 	}
 	var errs []error
 	if rec.Monitor.PID != 0 { // else the runtime was never called
-		errs = append(errs, s.runtime(rec).Delete(ctx, c.id))
+		errs = append(errs, s.deleteByRuntime(ctx, c, rec))
 	}
 	if rec.CgroupsPath != "" {
 		errs = append(errs, removeCgroup(s.cfg.Host, rec.CgroupsPath))

@@ -83,7 +83,7 @@ func (s *Store) endExecs(c *container, rec Record) {
 		// In the container's cgroup the number cannot mean a process of anybody else.
 		if err == nil && pid != rec.Init.PID && slices.Contains(inside, pid) {
 			failpoint.Hit("cri/container/kill-exec")
-			for _, p := range descendants(pid) {
+			for _, p := range monitor.Descendants(pid) {
 				unix.Kill(p, unix.SIGKILL) // gone is success
 			}
 		}
@@ -106,6 +106,8 @@ func (s *Store) learnStart(ctx context.Context, c *container, rec Record) {
 	if rec.Started || rec.StartAt.IsZero() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, stateTime)
+	defer cancel()
 	st, err := s.runtime(rec).State(ctx, c.id)
 	if err != nil || st.Status == "created" || st.Status == "creating" {
 		return // Start will be called again

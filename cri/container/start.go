@@ -43,7 +43,11 @@ func (s *Store) Start(ctx context.Context, id string) error {
 	}); err != nil {
 		return err
 	}
-	if err := s.runtime(rec).Start(ctx, c.id); err != nil && !s.startedAfterAll(ctx, c, err) {
+	err = s.runtime(rec).Start(ctx, c.id)
+	if err == nil {
+		err = s.doubtStarted(ctx, c, s.runtime(rec))
+	}
+	if err != nil && !s.startedAfterAll(ctx, c, err) {
 		return s.startFailed(c, err, startCode(err))
 	}
 	// It may have exited already: then Exit is on record, or soon will be.
@@ -63,7 +67,7 @@ func (s *Store) startedAfterAll(ctx context.Context, c *container, err error) bo
 	if !errors.As(err, &rt) || rt.Kind != ociruntime.Timeout {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second) // the caller's is over
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stateTime) // the caller's is over
 	defer cancel()
 	rec, _ := c.snapshot()
 	st, err := s.runtime(rec).State(ctx, c.id)

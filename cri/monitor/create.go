@@ -14,7 +14,6 @@ import (
 
 	"github.com/berthd/berth/cri/ociruntime"
 	"github.com/berthd/berth/test/failpoint"
-	"golang.org/x/sys/unix"
 )
 
 // Container is what a conmon is started for.
@@ -41,7 +40,7 @@ type Container struct {
 const NextConfig = "config.json.next"
 
 // createTimeout bounds a creation: image layers on a cold disk, a busy machine.
-const createTimeout = 2 * time.Minute
+const createTimeout = time.Minute
 
 // Create starts a conmon, which creates the container, and returns the identity
 // of the container's first process, which waits to be started. On error nothing
@@ -50,11 +49,12 @@ const createTimeout = 2 * time.Minute
 func (m *Monitor) Create(ctx context.Context, c Container) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
+	slots := m.slots(m.runtime(c).Name())
 	select {
-	case m.creates <- struct{}{}:
-		defer func() { <-m.creates }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-ctx.Done():
-		return Identity{}, fmt.Errorf("waiting for other containers to be created: %w", ctx.Err())
+		return Identity{}, fmt.Errorf("waiting for other containers to be created by %s: %w", m.runtime(c).Name(), ctx.Err())
 	}
 	conmon, p, err := m.launch(c)
 	if err != nil {
@@ -65,9 +65,9 @@ func (m *Monitor) Create(ctx context.Context, c Container) (Identity, error) {
 	defer stop()
 	pid, err := m.handshake(c, conmon, p)
 	if err != nil {
-		conmon.Signal(unix.SIGKILL) // the runtime it runs dies with it
+		conmon.KillAll() // with the runtime it runs, and what that has started
 		if ctx.Err() != nil {
-			err = fmt.Errorf("creating container %s was given up: %w", c.ID, ctx.Err())
+			err = fmt.Errorf("creating container %s: %w: %w", c.ID, m.runtime(c).Misbehaved("create", "did not end create in time and was killed"), ctx.Err())
 		}
 		return Identity{}, err
 	}
@@ -213,7 +213,7 @@ func (m *Monitor) handshake(c Container, conmon Identity, p pipes) (int, error) 
 	case err != nil:
 		return 0, m.failed(c, p, err)
 	case answer.PID <= 0:
-		return 0, ociruntime.Classify(m.runtime(c).Binary().Name, "create", answer.Message)
+		return 0, m.runtime(c).Failed("create", answer.Message, errors.New("it made no process"))
 	}
 	return answer.PID, nil
 }
@@ -226,5 +226,5 @@ func (m *Monitor) failed(c Container, p pipes, cause error) error {
 	if text == "" {
 		text = "it said nothing"
 	}
-	return fmt.Errorf("the monitor (conmon) of container %s ended before the container existed: %s: %w", c.ID, text, cause)
+	return fmt.Errorf("the monitor (conmon) of container %s, which calls %s, ended before the container existed: %s: %w", c.ID, m.runtime(c).Name(), text, cause)
 }

@@ -48,6 +48,43 @@ func stat(pid int) (start uint64, state byte, err error) {
 	return start, f[0][0], err
 }
 
+// Descendants returns pid and all that descend from it, as of now.
+func Descendants(pid int) []int {
+	all := []int{pid}
+	for i := 0; i < len(all); i++ {
+		tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(all[i]) + "/task")
+		for _, t := range tasks {
+			b, _ := os.ReadFile("/proc/" + strconv.Itoa(all[i]) + "/task/" + t.Name() + "/children")
+			for _, f := range strings.Fields(string(b)) {
+				if child, err := strconv.Atoi(f); err == nil && child > 1 {
+					all = append(all, child)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// KillAll kills the process and all that descend from it: a monitor, and the
+// runtime that it waits for. ErrGone if it has ended.
+func (i Identity) KillAll() error {
+	var below []Identity
+	if i.Alive() {
+		for _, pid := range Descendants(i.PID)[1:] {
+			if id, err := Identify(pid); err == nil {
+				below = append(below, id)
+			}
+		}
+	}
+	err := i.Signal(unix.SIGKILL)
+	for _, id := range below {
+		if kerr := id.Signal(unix.SIGKILL); kerr != nil && !errors.Is(kerr, ErrGone) {
+			err = errors.Join(err, kerr)
+		}
+	}
+	return err
+}
+
 // Alive tells whether the process still runs; a zombie does not.
 func (i Identity) Alive() bool {
 	if i.PID <= 0 {

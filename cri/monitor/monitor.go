@@ -53,7 +53,7 @@ type Monitor struct {
 	cfg     Config
 	path    string
 	leaf    *leaf
-	creates chan struct{} // one token for each creation that may go on at once
+	creates sync.Map // by runtime: one token for each creation that may go on at once
 	hints   chan Hint
 	inotify int
 	epoll   int
@@ -71,7 +71,16 @@ type watch struct {
 }
 
 // maxCreates bounds creations at once: more than a few only queue for the CPU.
+// Each runtime has as many: one that hangs holds up nobody else's.
 const maxCreates = 8
+
+func (m *Monitor) slots(runtime string) chan struct{} {
+	have, ok := m.creates.Load(runtime)
+	if !ok {
+		have, _ = m.creates.LoadOrStore(runtime, make(chan struct{}, maxCreates))
+	}
+	return have.(chan struct{})
+}
 
 // Open finds conmon and begins to watch ExitDir; Run delivers what is seen.
 func Open(cfg Config) (*Monitor, error) {
@@ -88,7 +97,7 @@ func Open(cfg Config) (*Monitor, error) {
 		return nil, fmt.Errorf("making the directory of exit files: %w", err)
 	}
 	m := &Monitor{
-		cfg: cfg, path: path, creates: make(chan struct{}, maxCreates), hints: make(chan Hint, 64),
+		cfg: cfg, path: path, hints: make(chan Hint, 64),
 		watched: map[int32]watch{}, byID: map[string]int32{}, inotify: -1, epoll: -1, wake: -1,
 	}
 	if m.leaf, err = openLeaf(cfg.Cgroup); err != nil {

@@ -35,6 +35,8 @@ const (
 	Timeout
 	// Unusable: the runtime itself cannot be run.
 	Unusable
+	// Misbehaved: it did not do what it said it had done, or answered nonsense.
+	Misbehaved
 )
 
 // Error is a failed call of the runtime.

@@ -47,6 +47,7 @@ type Runtime struct {
 	root    string
 	systemd bool
 	starter Starter
+	handler Handler // zero for crun and runc as they were found
 }
 
 // New returns a Runtime that keeps its state below root (STATE/oci). systemd
@@ -60,7 +61,7 @@ func (r *Runtime) Binary() Binary { return r.bin }
 
 // GlobalArgs are the arguments that stand before the runtime's subcommand.
 func (r *Runtime) GlobalArgs() []string {
-	args := []string{"--root=" + r.root}
+	args := append([]string{"--root=" + r.root}, r.handler.Args...)
 	if r.systemd {
 		args = append(args, "--systemd-cgroup")
 	}
@@ -96,6 +97,16 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 	return err
 }
 
+// Forget removes the files that the runtime keeps of a container. Only for one
+// of which nothing runs any more.
+func (r *Runtime) Forget(id string) error {
+	failpoint.Hit("cri/ociruntime/forget")
+	if err := os.RemoveAll(filepath.Join(r.root, id)); err != nil {
+		return fmt.Errorf("removing the state of container %s: %w", id, err)
+	}
+	return nil
+}
+
 // State returns what the runtime knows of a container; an *Error of kind
 // NotFound if it knows nothing.
 func (r *Runtime) State(ctx context.Context, id string) (specs.State, error) {
@@ -106,7 +117,8 @@ func (r *Runtime) State(ctx context.Context, id string) (specs.State, error) {
 	}
 	var s specs.State
 	if err := json.Unmarshal(out, &s); err != nil {
-		return specs.State{}, fmt.Errorf("%s state %s: unreadable answer: %w", r.bin.Name, id, err)
+		return specs.State{}, &Error{Op: "state", Runtime: r.Name(), Kind: Misbehaved, Err: err,
+			Message: r.blame("answered state with something that is no state: " + clip(string(out)))}
 	}
 	return s, nil
 }
@@ -147,24 +159,28 @@ func (r *Runtime) call(ctx context.Context, stdin []byte, args ...string) ([]byt
 	cmd.Env = environ
 	cmd.Dir = "/"
 	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with all that it has started
 	out, errOut := limited{max: maxOutput}, limited{max: maxStderr}
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if stdin != nil {
 		cmd.Stdin = bytes.NewReader(stdin)
 	}
+	began := time.Now()
 	if err := r.starter.Start(cmd); err != nil {
-		return nil, &Error{Op: args[0], Runtime: r.bin.Name, Kind: Unusable,
-			Message: fmt.Sprintf("%s cannot be run: %v", r.bin.Path, err), Err: err}
+		return nil, &Error{Op: args[0], Runtime: r.Name(), Kind: Unusable,
+			Message: r.blame(fmt.Sprintf("cannot be run: %v", err)), Err: err}
 	}
 	err := cmd.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it started holds its output open; gone is success
+	}
 	switch {
 	case ctx.Err() != nil:
-		return nil, &Error{Op: args[0], Runtime: r.bin.Name, Kind: Timeout,
-			Message: fmt.Sprintf("%s %s was given up: %v", r.bin.Name, args[0], ctx.Err()), Err: ctx.Err()}
+		return nil, &Error{Op: args[0], Runtime: r.Name(), Kind: Timeout, Err: ctx.Err(),
+			Message: r.blame(fmt.Sprintf("did not end %s within %v and was killed", args[0], time.Since(began).Round(time.Second)))}
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
-		e := Classify(r.bin.Name, args[0], errOut.String())
-		e.Err = err
-		return nil, e
+		return nil, r.Failed(args[0], errOut.String(), err)
 	}
 	return out.Bytes(), nil
 }
@@ -204,8 +220,8 @@ func (r *Runtime) ExecCommand(id, spec, pidFile, logFile string, tty bool) *exec
 func (r *Runtime) StartExec(cmd *exec.Cmd) error {
 	failpoint.Hit("cri/ociruntime/exec")
 	if err := r.starter.Start(cmd); err != nil {
-		return &Error{Op: "exec", Runtime: r.bin.Name, Kind: Unusable,
-			Message: fmt.Sprintf("%s cannot be run: %v", r.bin.Path, err), Err: err}
+		return &Error{Op: "exec", Runtime: r.Name(), Kind: Unusable,
+			Message: r.blame(fmt.Sprintf("cannot be run: %v", err)), Err: err}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package ocispec
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"strconv"
 	"strings"
@@ -161,16 +162,21 @@ func environment(in Input) []string {
 	return env
 }
 
-// annotations are ours alone, for people who read a bundle.
+// annotations are those that the handler may see, and ours, for people who read
+// a bundle, which nothing overrides.
 func annotations(in Input) map[string]string {
-	a := map[string]string{
+	a := maps.Clone(in.Annotations)
+	if a == nil {
+		a = map[string]string{}
+	}
+	maps.Copy(a, map[string]string{
 		"io.kubernetes.cri.container-type":    "container",
 		"io.kubernetes.cri.container-name":    in.Config.GetMetadata().GetName(),
 		"io.kubernetes.cri.sandbox-id":        in.Sandbox.ID,
 		"io.kubernetes.cri.sandbox-name":      in.Sandbox.Name,
 		"io.kubernetes.cri.sandbox-namespace": in.Sandbox.Namespace,
 		"io.kubernetes.cri.sandbox-uid":       in.Sandbox.UID,
-	}
+	})
 	if in.Host.SystemdCgroup {
 		a["org.systemd.property.TimeoutStopUSec"] = fmt.Sprintf("uint64 %d", stopTime(in).Microseconds())
 	}

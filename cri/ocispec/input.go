@@ -52,6 +52,9 @@ type Input struct {
 	LocalSeccomp *specs.LinuxSeccomp
 	// ProcessLabel and MountLabel are SELinux labels; empty without SELinux.
 	ProcessLabel, MountLabel string
+	// Annotations are those that the runtime handler may see of the pod's and the
+	// container's. All others are kept from the runtime.
+	Annotations map[string]string
 	// Rlimits are the limits wanted; they are clamped to what the host allows.
 	Rlimits []specs.POSIXRlimit
 	// Host is what the machine can and grants.
