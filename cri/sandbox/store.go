@@ -182,6 +182,11 @@ func (n *Namespaces) Path(k mountns.Kind) string {
 	if !ok {
 		return ""
 	}
+	if k == mountns.User {
+		// runc from 1.2 on takes the user namespace of process N for the one at any
+		// path that begins with /proc/N: with two slashes it looks into the file.
+		return fmt.Sprintf("/proc//%d/fd/%d", os.Getpid(), f.Fd())
+	}
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 }
 
