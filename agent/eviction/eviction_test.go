@@ -69,7 +69,7 @@ func TestExceeded(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := Exceeded(tt.pod, Usage{tt.containers, tt.volumes}, time.Now())
+			got := Exceeded(tt.pod, Usage{Containers: tt.containers, Volumes: tt.volumes}, time.Now())
 			switch {
 			case got == nil && tt.want != "":
 				t.Errorf("not evicted, want %q", tt.want)
@@ -132,6 +132,10 @@ func (w *world) Tree(_ context.Context, path string) (int64, error) {
 	return w.sizes[path], nil
 }
 
+func (w *world) Own(ctx context.Context, uid pod.UID) (int64, error) {
+	return w.Tree(ctx, "own-"+string(uid))
+}
+
 func (w *world) WritableLayer(_ context.Context, id pod.ContainerID) (int64, error) {
 	w.measured = append(w.measured, string(id))
 	return w.sizes[string(id)], nil
@@ -159,10 +163,12 @@ func TestWatch(t *testing.T) {
 		broken.Spec.Volumes[0].Name = "broken"
 		w := &world{ended: map[pod.UID]string{}, sizes: map[string]int64{
 			"logs-c": 3 * mi, "/log/logs/c": 3 * mi, "/full/v": 3 * mi, "/critical/v": 3 * mi, "broken-c": 6 * mi, "/free/v": 1 << 40, "/ended/v": 1 << 40,
+			"own-hosts": 6 * mi, // its containers have written to /etc/hosts
 		}}
 		w.pods = []pod.Snapshot{
 			running("free", podOf([]v1.Container{ephemeral("c", "")}, emptyDir("v", "", ""))),
 			running("good", limited()), running("logs", limited()), running("full", limited()), running("critical", limited()), running("broken", broken), ended,
+			running("hosts", limited()),
 		}
 		var log strings.Builder
 		watch := NewWatch(Config{
@@ -185,10 +191,10 @@ func TestWatch(t *testing.T) {
 			t.Errorf("the first was measured after %v", early)
 		}
 		const whole = "Pod ephemeral local storage usage exceeds the total limit of containers 5Mi. "
-		if w.ended["logs"] != whole || w.ended["broken"] != whole || w.ended["full"] != `Usage of EmptyDir volume "v" exceeds the limit "2Mi". ` || len(w.ended) != 3 {
+		if w.ended["logs"] != whole || w.ended["broken"] != whole || w.ended["full"] != `Usage of EmptyDir volume "v" exceeds the limit "2Mi". ` || w.ended["hosts"] != whole || len(w.ended) != 4 {
 			t.Errorf("ended: %q", w.ended)
 		}
-		if len(w.events) != 3 || !slices.Contains(w.events, "logs Evicted "+whole) {
+		if len(w.events) != 4 || !slices.Contains(w.events, "logs Evicted "+whole) {
 			t.Errorf("events: %q", w.events)
 		}
 		for _, not := range []string{"/free/v", "free-c", "/ended/v", "good-old"} {

@@ -19,6 +19,8 @@ type Usage struct {
 	// Containers are the running instances: what they wrote to their root
 	// filesystem, and their logs.
 	Containers map[pod.ContainerName]int64
+	// Own are the files that the agent has given to the pod.
+	Own int64
 	// Volumes are the pod's emptyDirs.
 	Volumes map[string]int64
 }
@@ -83,7 +85,7 @@ func exceeded(p *v1.Pod, u Usage) string {
 		}
 	}
 	if limit, text, ok := podLimit(p); ok {
-		sum := int64(0)
+		sum := u.Own
 		for _, n := range u.Containers {
 			sum += n
 		}

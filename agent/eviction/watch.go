@@ -15,10 +15,13 @@ import (
 // period is how often limits are looked at, as the kubelet does.
 const period = 10 * time.Second
 
-// Measurer tells how much things take. Both calls may take long, and end with ctx.
+// Measurer tells how much things take. Calls may take long, and end with ctx.
 type Measurer interface {
 	// Tree measures a directory with all below it, in bytes; one that is not there takes nothing.
 	Tree(ctx context.Context, path string) (int64, error)
+	// Own measures what the agent has given to the pod to write to: /etc/hosts and the
+	// termination messages (CVE-2020-8557).
+	Own(ctx context.Context, uid pod.UID) (int64, error)
 	// WritableLayer measures what a container wrote to its root filesystem.
 	WritableLayer(ctx context.Context, id pod.ContainerID) (int64, error)
 }
@@ -127,6 +130,11 @@ func (w *Watch) measure(ctx context.Context, s *pod.Snapshot, needs Needs) (Usag
 	if !needs.Containers {
 		return u, failed
 	}
+	own, err := w.Measure.Own(ctx, s.UID)
+	if err != nil {
+		failed = err
+	}
+	u.Own = own
 	for _, c := range s.Observed.Containers {
 		if c.State != pod.Running {
 			continue

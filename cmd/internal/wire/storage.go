@@ -2,9 +2,12 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/agent/admission"
@@ -25,6 +28,20 @@ func (s *storage) Tree(ctx context.Context, path string) (int64, error) {
 	defer s.mu.Unlock()
 	u, err := s.scanner.Usage(ctx, path)
 	return u.Bytes, err
+}
+
+// Own walks what the agent makes for a pod: the volumes beside it are measured by name.
+func (s *storage) Own(ctx context.Context, uid pod.UID) (int64, error) {
+	dir := filepath.Join(s.n.o.RootDir, "pods", string(uid))
+	messages, err := s.Tree(ctx, filepath.Join(dir, "containers"))
+	if err != nil {
+		return messages, err
+	}
+	var hosts unix.Stat_t
+	if err := unix.Lstat(filepath.Join(dir, "etc-hosts"), &hosts); err != nil && !errors.Is(err, unix.ENOENT) {
+		return messages, fmt.Errorf("look at the hosts file of pod %s: %w", uid, err)
+	}
+	return messages + hosts.Blocks*512, nil
 }
 
 // WritableLayer walks what the embedded runtime keeps, and asks an external one.
