@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/berthd/berth/test/failpoint"
@@ -74,8 +75,10 @@ func Find(ctx context.Context, path string) (Binary, error) {
 // program that takes crun's and runc's command line will do; of one that is
 // neither, nothing is known but what every OCI runtime can.
 func FindHandler(ctx context.Context, name, path string) (Binary, error) {
-	b, err := inspect(ctx, path)
-	if errors.Is(err, errUnknown) {
+	b, told := inspect(ctx, path)
+	err := told
+	if errors.Is(err, errUnknown) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		// One that is too slow now, at a busy start, may serve later: then its pods tell.
 		if path, err = exec.LookPath(path); err == nil {
 			path, err = filepath.Abs(path)
 		}
@@ -85,6 +88,9 @@ func FindHandler(ctx context.Context, name, path string) (Binary, error) {
 		return Binary{}, fmt.Errorf("the OCI runtime of runtime handler %q cannot be used: %w", name, err)
 	}
 	b.Why = "runtime handler " + name + " is configured"
+	if b.Version == "unknown" && errors.Is(told, context.DeadlineExceeded) {
+		b.Why += fmt.Sprintf(", but has not told its version within %v", askTime)
+	}
 	return b, nil
 }
 
@@ -114,8 +120,11 @@ func (b Binary) atLeast(least [2]int) bool {
 	return ok && least != [2]int{} && (x > least[0] || x == least[0] && y >= least[1])
 }
 
+// askTime bounds the question for a version: nothing starts before it is answered.
+const askTime = 5 * time.Second
+
 func inspect(ctx context.Context, path string) (Binary, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	path, err := exec.LookPath(path)
 	if err != nil {
@@ -132,6 +141,9 @@ func inspect(ctx context.Context, path string) (Binary, error) {
 			return b, nil
 		}
 		sealed.Close()
+		if ctx.Err() != nil {
+			return Binary{}, err
+		}
 	}
 	return plain.ask(ctx, nil)
 }
@@ -141,11 +153,19 @@ func inspect(ctx context.Context, path string) (Binary, error) {
 func (b Binary) ask(ctx context.Context, sealed *os.File) (Binary, error) {
 	b.sealed = sealed
 	failpoint.Hit("cri/ociruntime/version")
-	out, err := exec.CommandContext(ctx, b.Executable(), "--version").Output()
-	if err != nil {
+	cmd := exec.CommandContext(ctx, b.Executable(), "--version")
+	cmd.Env, cmd.WaitDelay = environ, time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	out := limited{max: maxStderr}
+	cmd.Stdout = &out
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no answer within %v: %w", askTime, ctx.Err())
+		}
 		return Binary{}, fmt.Errorf("%s --version: %w", b.Path, err)
 	}
-	told, err := parseVersion(string(out))
+	told, err := parseVersion(out.String())
 	if err != nil {
 		return Binary{}, fmt.Errorf("%s --version: %w", b.Path, err)
 	}

@@ -127,12 +127,22 @@ func (k *checker) runtime() {
 		k.absolute(fmt.Sprintf("runtime.cdiSpecDirs[%d]", i), dir)
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Handlers)) {
-		path := r.Handlers[name]
+		h := r.Handlers[name]
 		field := "runtime.handlers[" + clip(name, 60) + "]"
 		for _, why := range validation.IsDNS1123Label(name) {
 			k.blame(field, "%q cannot be a handler's name: %s", clip(name, 60), why)
 		}
-		k.absolute(field, path)
+		k.absolute(field, h.Path)
+		for i, a := range h.Annotations {
+			if a == "" || strings.Contains(strings.TrimSuffix(a, "*"), "*") {
+				k.blame(fmt.Sprintf("%s.annotations[%d]", field, i), `expected the name of an annotation, or the beginning of one and "*", got %q`, clip(a, 100))
+			}
+		}
+		for i, a := range h.Args {
+			if !strings.HasPrefix(a, "-") {
+				k.blame(fmt.Sprintf("%s.args[%d]", field, i), "expected an option that begins with a dash, with its value after an equals sign, got %q", clip(a, 100))
+			}
+		}
 	}
 	if d := k.c.Cgroups.Driver; d != "" && d != "cgroupfs" && d != "systemd" {
 		k.blame("cgroups.driver", "expected cgroupfs, systemd or nothing (systemd where it runs the host), got %q", clip(d, 60))

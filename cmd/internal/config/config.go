@@ -107,9 +107,19 @@ type Runtime struct {
 	Conmon     string `json:"conmon"`
 	CertsDir   string `json:"certsDir"`
 	// Handlers are the OCI runtimes that RuntimeClasses name.
-	Handlers map[string]string `json:"handlers"`
+	Handlers map[string]Handler `json:"handlers"`
 	// CDISpecDirs are where vendors describe their devices.
 	CDISpecDirs []string `json:"cdiSpecDirs"`
+}
+
+// Handler is an OCI runtime. A string in its place is its path.
+type Handler struct {
+	Path string   `json:"path"`
+	Args []string `json:"args"` // before the subcommand
+	// Annotations are those of pods that it may see; "*" at the end stands for any rest.
+	Annotations []string `json:"annotations"`
+	// DefaultAnnotations are on each of its containers.
+	DefaultAnnotations map[string]string `json:"defaultAnnotations"`
 }
 
 // Cgroups say where pods' cgroups lie.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func TestDefaultFileIsTheDefault(t *testing.T) {
 	}
 	want := *New()
 	want.Manifests.Files, want.Manifests.URLs, want.Manifests.Headers, want.Network.Subnets = []string{}, []string{}, map[string]string{}, []string{}
-	want.NodeLabels, want.SystemReserved, want.KubeReserved, want.Runtime.Handlers = map[string]string{}, map[string]string{}, map[string]string{}, map[string]string{}
+	want.NodeLabels, want.SystemReserved, want.KubeReserved, want.Runtime.Handlers = map[string]string{}, map[string]string{}, map[string]string{}, map[string]Handler{}
 	want.RegisterWithTaints, want.ClusterDNS, want.AllowedUnsafeSysctls = []Taint{}, []string{}, []string{}
 	if got := bare(c); !reflect.DeepEqual(got, want) {
 		t.Errorf("the default file gives\n%+v\nthe defaults are\n%+v", got, want)
@@ -129,7 +130,10 @@ cpuCFSQuota: false
 memorySwap: {swapBehavior: LimitedSwap}
 allowedUnsafeSysctls: ["kernel.msg*"]
 userNamespaces: {idsPerPod: 131072}
-runtime: {handlers: {fast: /usr/bin/crun}}
+runtime:
+  handlers:
+    fast: /usr/bin/crun
+    vm: {path: /opt/vm, args: ["--debug"], annotations: ["io.vm.*"], defaultAnnotations: {a: b}}
 `))
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
@@ -139,8 +143,11 @@ runtime: {handlers: {fast: /usr/bin/crun}}
 		t.Errorf("reserved: %v", o.Reserved)
 	}
 	if len(o.Taints) != 1 || o.Taints[0].ToString() != "a=b:NoExecute" || o.PodPidsLimit != 100 || !o.NoCPUQuota || !o.LimitedSwap || o.IDsPerPod != 131072 ||
-		!reflect.DeepEqual(o.UnsafeSysctls, []string{"kernel.msg*"}) || o.Runtimes["fast"] != "/usr/bin/crun" || o.CPUPeriod != 100*time.Millisecond {
+		!reflect.DeepEqual(o.UnsafeSysctls, []string{"kernel.msg*"}) || o.Runtimes["fast"].Path != "/usr/bin/crun" || o.CPUPeriod != 100*time.Millisecond {
 		t.Errorf("options: %+v", o)
+	}
+	if vm := o.Runtimes["vm"]; vm.Path != "/opt/vm" || vm.Name != "vm" || vm.Defaults["a"] != "b" || !slices.Equal(vm.Args, []string{"--debug"}) || !slices.Equal(vm.Annotations, []string{"io.vm.*"}) {
+		t.Errorf("handler: %+v", vm)
 	}
 	if o := New().Options(slog.New(slog.DiscardHandler), "v1"); o.PodPidsLimit != 0 || o.NoCPUQuota || o.LimitedSwap || o.NoStorageLimits {
 		t.Errorf("default options: %+v", o)

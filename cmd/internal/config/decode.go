@@ -163,6 +163,10 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 		d.blame(n.Line, path, "expected names with values")
 		return
 	}
+	if v.Type().Elem().Kind() == reflect.Struct {
+		d.structs(n, v, path)
+		return
+	}
 	out := map[string]string{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -179,6 +183,28 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 		}
 	}
 	v.Set(reflect.ValueOf(out))
+}
+
+// structs decodes names with structs; a string stands for one that has only a path.
+func (d *decoder) structs(n *yaml.Node, v reflect.Value, path string) {
+	out := reflect.MakeMap(v.Type())
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		at := path + "[" + clip(key.Value, 60) + "]"
+		if out.MapIndex(reflect.ValueOf(key.Value)).IsValid() {
+			d.blame(key.Line, at, "the name is given a second time")
+			continue
+		}
+		d.positions[at] = position{d.file, key.Line}
+		one := reflect.New(v.Type().Elem()).Elem()
+		if value.Kind == yaml.ScalarNode {
+			d.value(value, one.FieldByName("Path"), at)
+		} else {
+			d.value(value, one, at)
+		}
+		out.SetMapIndex(reflect.ValueOf(key.Value), one)
+	}
+	v.Set(out)
 }
 
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {

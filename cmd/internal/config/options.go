@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berthd/berth/cmd/internal/wire"
+	"github.com/berthd/berth/cri/ociruntime"
 )
 
 // Options makes of c what the agent is started with. c has been checked.
@@ -20,7 +21,7 @@ func (c *Config) Options(log *slog.Logger, version string) wire.Options {
 		Endpoint: c.Runtime.Endpoint, OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CertsDir: c.Runtime.CertsDir,
 		CgroupRoot: c.Cgroups.Root, CgroupDriver: c.Cgroups.Driver,
 		CNIConfDirs: c.Network.ConfDirs, CNIBinDirs: c.Network.BinDirs, Subnets: c.Network.Subnets,
-		NodeLabels: c.NodeLabels, Runtimes: c.Runtime.Handlers, CDISpecDirs: c.Runtime.CDISpecDirs, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+		NodeLabels: c.NodeLabels, Runtimes: handlers(c.Runtime.Handlers), CDISpecDirs: c.Runtime.CDISpecDirs, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 		NoCPUQuota: !c.CPUCFSQuota, CPUPeriod: c.CPUCFSQuotaPeriod, LimitedSwap: c.MemorySwap.SwapBehavior == limitedSwap,
 		SingleProcessOOMKill: c.SingleProcessOOMKill, NoStorageLimits: !c.LocalStorageCapacityIsolation,
 		PodPidsLimit: max(int64(c.PodPidsLimit), 0), IDsPerPod: uint32(c.UserNamespaces.IDsPerPod), UnsafeSysctls: c.AllowedUnsafeSysctls,
@@ -40,6 +41,14 @@ func (c *Config) Options(log *slog.Logger, version string) wire.Options {
 		o.Stdin = os.Stdin
 	}
 	return o
+}
+
+func handlers(all map[string]Handler) map[string]wire.RuntimeHandler {
+	out := map[string]wire.RuntimeHandler{}
+	for name, h := range all {
+		out[name] = wire.RuntimeHandler{Path: h.Path, Handler: ociruntime.Handler{Name: name, Args: h.Args, Annotations: h.Annotations, Defaults: h.DefaultAnnotations}}
+	}
+	return out
 }
 
 // reserved sums up what is kept from pods. The lists have been checked.

@@ -82,10 +82,6 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 	}
 	log.Info("OCI runtime chosen", "name", e.binary.Name, "version", e.binary.Version, "path", e.binary.Path, "why", e.binary.Why)
 	oci := ociruntime.New(e.binary, filepath.Join(o.StateDir, "oci"), systemd, e.ns)
-	named := map[string]*ociruntime.Runtime{}
-	for name, b := range e.binaries {
-		named[name] = ociruntime.New(b, filepath.Join(o.StateDir, "oci"), systemd, e.ns)
-	}
 	exits := filepath.Join(o.StateDir, "exits")
 	if err := os.MkdirAll(exits, 0o700); err != nil {
 		return err
@@ -111,7 +107,7 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 		return err
 	}
 	e.containers, err = container.Open(container.Config{
-		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: named, Monitor: e.monitor, Host: e.host, Labels: labels, AppArmor: profiles, CDI: devices, Log: log,
+		Dir: filepath.Join(o.StateDir, "containers"), BootID: boot, Rootfs: rootfs{e.images}, Runtime: oci, Runtimes: e.named(o, systemd), Monitor: e.monitor, Host: e.host, Labels: labels, AppArmor: profiles, CDI: devices, Log: log,
 		OnEvent: e.events.OnContainer,
 	})
 	if err != nil {

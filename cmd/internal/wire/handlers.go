@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"github.com/berthd/berth/cri/container"
 	"github.com/berthd/berth/cri/image"
@@ -50,17 +51,36 @@ func findRuntimes(ctx context.Context, o Options) (first ociruntime.Binary, hand
 			}
 		}
 	}
-	for name, path := range o.Runtimes {
-		b, err := ociruntime.FindHandler(ctx, name, path)
-		if err != nil {
-			delete(handlers, name)
-			unusable[name] = err
-			o.Log.Error("pods of a runtime handler cannot be run", "handler", name, "err", err)
-			continue
-		}
-		handlers[name] = b
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	for name, h := range o.Runtimes {
+		asked.Go(func() {
+			b, err := ociruntime.FindHandler(ctx, name, h.Path)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				delete(handlers, name)
+				unusable[name] = err
+				o.Log.Error("pods of a runtime handler cannot be run", "handler", name, "err", err)
+				return
+			}
+			handlers[name] = b
+		})
 	}
+	asked.Wait()
 	return first, handlers, unusable, nil
+}
+
+// named are the OCI runtimes of the handlers with a name.
+func (e *embedded) named(o Options, systemd bool) map[string]*ociruntime.Runtime {
+	out := map[string]*ociruntime.Runtime{}
+	for name, b := range e.binaries {
+		out[name] = ociruntime.New(b, filepath.Join(o.StateDir, "oci"), systemd, e.ns)
+		if h, configured := o.Runtimes[name]; configured {
+			out[name] = out[name].With(h.Handler)
+		}
+	}
+	return out
 }
 
 // handlers tells what each runtime handler can do on this host.

@@ -7,7 +7,15 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/berthd/berth/cri/ociruntime"
 )
+
+// RuntimeHandler is an OCI runtime that a RuntimeClass may name.
+type RuntimeHandler struct {
+	Path string
+	ociruntime.Handler
+}
 
 // Options are everything about an agent that can be chosen. All paths are absolute.
 type Options struct {
@@ -35,8 +43,8 @@ type Options struct {
 	CNIConfDirs, CNIBinDirs []string
 	Subnets                 []string // of the default pod network
 
-	// Runtimes are the OCI runtimes that a RuntimeClass may name: handler to path.
-	Runtimes map[string]string
+	// Runtimes are the OCI runtimes that a RuntimeClass may name, by handler.
+	Runtimes map[string]RuntimeHandler
 	// CDISpecDirs hold the specifications of vendors' devices.
 	CDISpecDirs []string
 
