@@ -73,7 +73,7 @@ func fail(o op, err error) error {
 	switch s, _ := status.FromError(err); {
 	case o == opPull:
 		reason = pullReason(err)
-	case o == opCreate && strings.HasPrefix(s.Message(), imageVolumeFailed):
+	case o == opCreate && strings.Contains(s.Message(), imageVolumeFailed+": "):
 		reason = imageVolumeFailed
 	}
 	return &pod.Error{Op: o.what, Kind: kind, Reason: reason, Err: plain(err)}
@@ -103,7 +103,7 @@ func kindOf(err error) pod.Kind {
 	return pod.Unavailable
 }
 
-// imageVolumeFailed is the first word of a runtime's message about an image
+// imageVolumeFailed is the word in a runtime's message about an image
 // volume that it cannot mount (k8s.io/cri-api/pkg/errors), and the waiting reason.
 const imageVolumeFailed = "ImageVolumeMountFailed"
 

@@ -50,7 +50,7 @@ func (a *app) checks(ctx context.Context, flags *config.Overrides) ([]hostcheck.
 		return nil, err
 	}
 	all := hostcheck.Run(ctx, hostcheck.Options{
-		OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CNIBinDirs: c.Network.BinDirs, External: c.Runtime.Endpoint != "",
+		OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CNIBinDirs: c.Network.BinDirs, Endpoint: c.Runtime.Endpoint,
 		RootDir: c.RootDir, LimitedSwap: c.MemorySwap.SwapBehavior == "LimitedSwap",
 		Dirs: map[string]string{c.RootDir: "images and volumes", c.StateDir: "state", c.LogDir: "logs"},
 	})

@@ -40,9 +40,9 @@ type Options struct {
 	RootDir string
 	// LimitedSwap says that pods are to use swap space.
 	LimitedSwap bool
-	// External says that an external CRI runtime is used: what only the embedded
-	// one needs is not looked at.
-	External bool
+	// Endpoint is that of an external CRI runtime (unix:///path), if one is used: it
+	// is asked, and what only the embedded one needs is not looked at.
+	Endpoint string
 	// Root is put before /proc and /sys, for tests.
 	Root string
 }
@@ -55,8 +55,10 @@ const programTime = 5 * time.Second
 func Run(ctx context.Context, o Options) []Check {
 	h := host{o}
 	var all []Check
-	if !o.External {
+	if o.Endpoint == "" {
 		all = append(all, h.ociRuntime(ctx), h.conmon(ctx), h.plugins(), h.iptables(ctx))
+	} else {
+		all = append(all, h.external(ctx)...)
 	}
 	all = append(all, h.forwarding(4), h.forwarding(6))
 	all = append(all, h.kernel()...)

@@ -56,7 +56,7 @@ func (h host) selinux() Check {
 func (h host) userNamespaces(ctx context.Context) Check {
 	const name = "user namespaces"
 	const lost = ": pods with hostUsers: false cannot run"
-	if !h.o.External {
+	if h.o.Endpoint == "" {
 		path := h.o.OCIRuntime
 		if path == "auto" {
 			path = ""
