@@ -243,6 +243,7 @@ type verdicts map[string]*verdictsOf
 
 type verdictsOf struct {
 	Commit string
+	About  string // versions
 	Specs  map[string]verdict
 }
 
@@ -276,7 +277,7 @@ func (v verdicts) add(e entry, o outcome, counts func(string) bool) {
 		of = &verdictsOf{Specs: map[string]verdict{}}
 		v[e.Runtime] = of
 	}
-	of.Commit = e.Commit
+	of.Commit, of.About = e.Commit, o.About
 	rank := map[string]int{"": 0, "skipped": 1, "passed": 2, "failed": 3}
 	if e.Runtime == peer {
 		rank = map[string]int{"": 0, "skipped": 1, "failed": 2, "passed": 3}

@@ -9,7 +9,7 @@
 // registry listens: rounds of two runtimes may run at the same time although
 // critest wants fixed host ports, and nothing of a round stays on the host.
 //
-//	critest [flags] short      one round, parallel, on -runtimes; no ledger
+//	critest [flags] short      one round of -mode on -runtimes; no ledger
 //	critest [flags] rounds     the rounds that the ledger lacks; then the page
 //	critest [flags] benchmark  critest's benchmarks of each of -runtimes
 //	critest [flags] page       the page, and whether Berth passes what containerd does
@@ -32,7 +32,7 @@ import (
 // options are the command line's.
 type options struct {
 	berth, peer, results, commit, keep string
-	runtimes, focus                    string
+	runtimes, focus, mode              string
 	serial, parallel, jobs, limit      int
 }
 
@@ -45,6 +45,7 @@ func main() {
 	flag.StringVar(&o.keep, "keep", "", "directory that gets the logs of failed rounds (default: critest-logs in the temporary directory)")
 	flag.StringVar(&o.runtimes, "runtimes", "crun,runc,containerd", "what rounds are run of: crun, runc, runc-peer, containerd")
 	flag.StringVar(&o.focus, "focus", "", "run only the specs that match (short)")
+	flag.StringVar(&o.mode, "mode", "parallel", "serial, parallel or websocket (short)")
 	flag.IntVar(&o.serial, "serial", 3, "how many serial rounds the ledger is to hold of each of Berth's runtimes")
 	flag.IntVar(&o.parallel, "parallel", 10, "how many parallel rounds")
 	flag.IntVar(&o.jobs, "jobs", 1, "how many runtimes have rounds at the same time")
@@ -182,7 +183,7 @@ func (st *stage) keepLogs(dir, name string) (string, error) {
 	return to, nil
 }
 
-// short runs one parallel round of each runtime.
+// short runs one round of each runtime.
 func short(ctx context.Context, o options) error {
 	st, err := prepare(o)
 	if err != nil {
@@ -190,12 +191,8 @@ func short(ctx context.Context, o options) error {
 	}
 	defer st.close()
 	var failed error
-	mode := "parallel"
-	if o.serial == 1 && o.parallel == 0 {
-		mode = "serial"
-	}
 	for _, r := range strings.Split(o.runtimes, ",") {
-		got, err := st.round(ctx, r, mode)
+		got, err := st.round(ctx, r, o.mode)
 		if err != nil {
 			return fmt.Errorf("round on %s: %w", r, err)
 		}

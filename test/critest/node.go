@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -103,6 +105,31 @@ func nodeCommand(s setting, dir string) (*exec.Cmd, error) {
 	}
 	return exec.Command(s.Berth, "runtime", "--listen", "unix://"+dir+"/cri.sock", "--root-dir", dir+"/root", "--state-dir", dir+"/run",
 		"--cni-conf-dir", dir+"/cni", "--certs-dir", dir+"/certs.d", "--oci-runtime", oci), nil
+}
+
+// about says what the round is run with, in one line.
+func about(s setting) string {
+	programs := []string{s.Runtime, "conmon"}
+	switch s.Runtime {
+	case "runc-peer":
+		programs[0] = s.Peer + "/runc"
+	case peer:
+		programs = []string{s.Peer + "/containerd", s.Peer + "/runc"}
+	}
+	var parts []string
+	for _, p := range programs {
+		out, err := exec.Command(p, "--version").Output()
+		if err != nil {
+			out = []byte(p + ": " + err.Error())
+		}
+		first, _, _ := strings.Cut(string(out), "\n")
+		parts = append(parts, strings.TrimSpace(first))
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		parts = append(parts, "Linux "+unix.ByteSliceToString(u.Release[:]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // runtimeAt is a client of the runtime at socket.

@@ -94,6 +94,10 @@ func page(v verdicts, entries []entry) string {
 		o := outcome{Specs: of.Specs}
 		fmt.Fprintf(&b, "| %s: %s | %s | %d | %d | %d | %s |\n", p.name, p.what, of.Commit, o.count("passed"), o.count("failed"), o.count("skipped"), tally(p.name, entries))
 	}
+	for _, r := range shown {
+		fmt.Fprintf(&b, "\n- %s: %s", r, v[r].About)
+	}
+	b.WriteString("\n")
 	names := map[string]bool{}
 	reasons := map[string]map[string]bool{}
 	for _, r := range shown {

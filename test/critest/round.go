@@ -30,6 +30,7 @@ type outcome struct {
 	Specs   map[string]verdict
 	Seconds int
 	Left    []string // what the round left behind, and was cleaned up
+	About   string   // versions
 	Samples samples  `json:",omitempty"` // of a benchmark
 }
 
@@ -84,7 +85,7 @@ func inside(ctx context.Context, s setting) (err error) {
 	}
 	began := time.Now()
 	runErr := critest(ctx, s)
-	o := outcome{Seconds: int(time.Since(began).Seconds())}
+	o := outcome{About: about(s), Seconds: int(time.Since(began).Seconds())}
 	report, err := readReport(s.Dir)
 	var exit *exec.ExitError
 	if err == nil && errors.As(runErr, &exit) {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # run.sh [short|rounds|page|benchmark]: critest against `berth runtime`, and against containerd on the same machine.
 #
-#   short      one parallel round on CRITEST_RUNTIME (default crun), within minutes; what failed is printed, its logs are kept
+#   short      one round on CRITEST_RUNTIME (default crun), of CRITEST_MODE (default parallel), within minutes; what failed is printed, its logs are kept
 #   rounds     the rounds that the ledger docs/results/critest.txt lacks for this code, then docs/results/critest.md (default)
 #   page       docs/results/critest.md anew; it fails if Berth does not pass what containerd passes
 #   benchmark  critest's own benchmarks of Berth and of containerd, into docs/results/critest-benchmark.md
@@ -32,4 +32,4 @@ fi
 go build -trimpath -o bin/critest ./test/critest
 commit=$(git -c safe.directory='*' rev-parse --short HEAD)
 [ -z "$(git -c safe.directory='*' status --porcelain -- cri cni cmd go.mod)" ] || commit="$commit-dirty"
-exec bin/critest -berth "$BERTH_BIN" -peer "$peer/bin" -runtimes "$runtimes" -commit "$commit" -limit "${CRITEST_ROUNDS:-0}" -jobs "${CRITEST_JOBS:-1}" "$what"
+exec bin/critest -berth "$BERTH_BIN" -peer "$peer/bin" -runtimes "$runtimes" -commit "$commit" -limit "${CRITEST_ROUNDS:-0}" -jobs "${CRITEST_JOBS:-1}" -mode "${CRITEST_MODE:-parallel}" "$what"
