@@ -28,9 +28,20 @@ type network struct {
 	// offers are the versions of CNI that the configuration leaves to choose from,
 	// until one has been negotiated with the plugins; none if it names one.
 	offers []string
-	// plain, of the default network, is the list without portmap, for the many
-	// sandboxes without a host port: one program less to run, twice.
-	plain *libcni.NetworkConfigList
+	// forNeeds, of the default network, are its lists: the programs that a sandbox
+	// does not need are not run, and most need one.
+	forNeeds map[needs]*libcni.NetworkConfigList
+}
+
+// needs are what a sandbox wants of its network beyond an address.
+type needs struct{ ports, bandwidth bool }
+
+// listFor is the list of plugins for a sandbox.
+func (n *network) listFor(r Request) *libcni.NetworkConfigList {
+	if list, ok := n.forNeeds[needs{len(r.PortMappings) > 0, r.Bandwidth != nil}]; ok {
+		return list
+	}
+	return n.list
 }
 
 // speaks tells whether the configuration is of a version of at least v.

@@ -209,10 +209,7 @@ func (n *Network) add(ctx context.Context, r Request) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	list := cur.list
-	if cur.plain != nil && len(r.PortMappings) == 0 {
-		list = cur.plain
-	}
+	list := cur.listFor(r)
 	if r.IPRanges == nil && !cur.owned {
 		r.IPRanges = n.own.ranges()
 	}

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -70,53 +71,47 @@ func (o *ownNetwork) open(ctx context.Context) (*network, error) {
 	if err := o.prepareHost(ctx, c); err != nil {
 		return nil, err
 	}
-	conflist := o.conflist(c)
-	body, err := json.MarshalIndent(conflist, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(o.dir, "net.d", "10-berth.conflist")
-	failpoint.Hit("cni/own-mkdir")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	if old, err := os.ReadFile(path); err != nil || string(old) != string(body) {
-		failpoint.Hit("cni/own-conflist")
-		if err := replace(path, body); err != nil {
+	lists := map[needs]*libcni.NetworkConfigList{}
+	for _, want := range []needs{{}, {ports: true}, {bandwidth: true}, {ports: true, bandwidth: true}} {
+		body, err := json.MarshalIndent(o.conflist(c, want), "", "  ")
+		if err != nil {
+			return nil, err
+		}
+		if lists[want], err = libcni.ConfListFromBytes(body); err != nil {
 			return nil, err
 		}
 	}
-	list, err := libcni.ConfListFromBytes(body)
-	if err != nil {
+	n := &network{list: lists[needs{ports: true}], forNeeds: lists, path: filepath.Join(o.dir, "net.d", "10-berth.conflist"), owned: true}
+	failpoint.Hit("cni/own-mkdir")
+	if err := os.MkdirAll(filepath.Dir(n.path), 0o700); err != nil {
 		return nil, err
 	}
-	conflist["plugins"] = conflist["plugins"].([]map[string]any)[:1]
-	short, err := json.Marshal(conflist)
-	if err != nil {
-		return nil, err
+	// For people to read, and to begin one of their own with.
+	if old, err := os.ReadFile(n.path); err != nil || !bytes.Equal(old, n.list.Bytes) {
+		failpoint.Hit("cni/own-conflist")
+		if err := replace(n.path, n.list.Bytes); err != nil {
+			return nil, err
+		}
 	}
-	plain, err := libcni.ConfListFromBytes(short)
-	if err != nil {
-		return nil, err
-	}
-	return &network{list: list, plain: plain, path: path, owned: true}, nil
+	return n, nil
 }
 
-func (o *ownNetwork) conflist(c *chosen) map[string]any {
+func (o *ownNetwork) conflist(c *chosen, want needs) map[string]any {
 	var ranges [][]map[string]string
 	for _, s := range c.Subnets {
 		ranges = append(ranges, []map[string]string{{"subnet": s}})
 	}
-	return map[string]any{
-		"cniVersion": "1.0.0", "name": ownName,
-		"plugins": []map[string]any{
-			{
-				"type": "bridge", "bridge": c.Bridge, "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
-				"ipam": map[string]any{"type": "host-local", "ranges": ranges, "dataDir": o.leaseDir()},
-			},
-			{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true},
-		},
+	plugins := []map[string]any{{
+		"type": "bridge", "bridge": c.Bridge, "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
+		"ipam": map[string]any{"type": "host-local", "ranges": ranges, "dataDir": o.leaseDir()},
+	}}
+	if want.ports {
+		plugins = append(plugins, map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true})
 	}
+	if want.bandwidth {
+		plugins = append(plugins, map[string]any{"type": "bandwidth", "capabilities": map[string]bool{"bandwidth": true}})
+	}
+	return map[string]any{"cniVersion": "1.0.0", "name": ownName, "plugins": plugins}
 }
 
 // choose reads the choice of an earlier start, or makes and keeps one. Ranges
