@@ -83,6 +83,15 @@ kubelet-on-berth: ## see what the upstream kubelet does on `berth runtime`, in a
 	$(MAKE) build
 	BERTH_BIN="$(CURDIR)/bin/berth" BERTH_KUBELET_RESULTS="$(CURDIR)/docs/results/kubelet-on-berth.md" go test -count=1 -timeout 30m -parallel 4 -v ./test/kubelet
 
+.PHONY: test-containerd
+test-containerd: ## the tests of pods with containerd below the agents; writes docs/results/containerd.md (SHORT=1: a subset, in minutes)
+	.ci/host-packages test
+	sh test/peer/build.sh containerd
+	$(MAKE) build
+	go build -trimpath -tags failpoints -o bin/berth-failpoints ./cmd/berth
+	BERTH_BIN="$(CURDIR)/bin/berth" BERTH_FAILPOINT_BIN="$(CURDIR)/bin/berth-failpoints" go run ./test/over -runtime $(or $(OVER),containerd) \
+		$(if $(SHORT),-short,$(if $(OVER),,-page docs/results/containerd.md)) -commit "$(VERSION)"
+
 .PHONY: cluster
 cluster: ## start a control plane on loopback until ^C
 	sh test/peer/build.sh cluster

@@ -201,8 +201,7 @@ func (d *decision) findInstances(m *member) {
 	}
 	// An instance that ran and that nobody remembers was lost with its exit code.
 	if n := d.rec.Durable.Restarts[m.name]; n > 0 && d.seen() && !d.busy(m.slot) && (m.last == nil || m.last.Attempt < n-1) {
-		lost := lostInstance(pod.Container{Name: m.name, Attempt: n - 1, Image: m.spec.Image},
-			"The container could not be located when the pod was deleted.  The container used to be Running", time.Time{})
+		lost := lostInstance(pod.Container{Name: m.name, Attempt: n - 1, Image: m.spec.Image}, vanishedMessage, time.Time{})
 		m.last = &lost
 	}
 }

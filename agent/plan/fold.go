@@ -198,7 +198,7 @@ func (s *State) keepVanished(next pod.Observed) {
 		}
 		inPlace := func(b pod.Sandbox) bool { return b.ID == c.SandboxID && b.Ready }
 		if (c.State == pod.Running || c.State == pod.Unknown) && slices.ContainsFunc(next.Sandboxes, inPlace) {
-			c = lostInstance(c, lostMessage, next.At) // somebody has removed it alone, between two looks
+			c = lostInstance(c, vanishedMessage, next.At) // somebody has removed it alone, between two looks
 		}
 		if g, ok := boot.Gone[name]; c.State == pod.Exited && (!ok || g.Attempt < c.Attempt) {
 			boot.Gone, s.Unsaved.Boot = put(boot.Gone, name, c), true

@@ -17,6 +17,9 @@ const messageBudget = 12 * 1024
 // lostMessage is said of a container that ran, and whose end nobody saw.
 const lostMessage = "The container could not be located when the pod was terminated"
 
+// vanishedMessage is said of one whose end nobody saw, of a pod that goes on.
+const vanishedMessage = "The container could not be located when the pod was deleted.  The container used to be Running"
+
 // status is the pod's status now. With an outcome it is the outcome, for ever.
 func (d *decision) status() v1.PodStatus {
 	if o := d.rec.Durable.Outcome; o != nil {

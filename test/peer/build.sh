@@ -1,8 +1,9 @@
 #!/bin/sh
-# build.sh [node] [plugins] [critest] [cluster] [umoci]: builds the peers and the suites from the Go module proxy into $PEER/bin.
+# build.sh [node] [containerd] [plugins] [critest] [cluster] [umoci]: builds the peers and the suites from the Go module proxy into $PEER/bin.
 # Without a word: node. Nothing is done for what is there already. Minutes on two cores, each, the first time.
 #
 #   node     kubelet, containerd, its shim, ctr, runc, and the plugins
+#   containerd  the same without the kubelet
 #   plugins  the CNI plugins alone
 #   runc     runc alone
 #   critest  critest, crictl, and ginkgo, which runs critest's parallel form
@@ -53,13 +54,16 @@ build_plugins() {
 		have "$(basename $p)" || CGO_ENABLED=0 go install "github.com/containernetworking/plugins/plugins/$p@$PLUGINS"
 	done
 }
-build_node() {
+build_containerd() {
 	have containerd || {
 		echo "building containerd $CONTAINERD"
 		CGO_ENABLED=0 go install "github.com/containerd/containerd/v2/cmd/containerd@$CONTAINERD" "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@$CONTAINERD" "github.com/containerd/containerd/v2/cmd/ctr@$CONTAINERD"
 	}
 	build_runc
 	build_plugins
+}
+build_node() {
+	build_containerd
 	kubernetes kubelet
 }
 build_critest() {
@@ -101,7 +105,7 @@ build_umoci() {
 [ $# -gt 0 ] || set -- node
 for what in "$@"; do
 	case $what in
-	node | plugins | runc | critest | cluster | umoci) "build_$what" ;;
+	node | containerd | plugins | runc | critest | cluster | umoci) "build_$what" ;;
 	*)
 		echo "build.sh: nothing is called '$what'" >&2
 		exit 2

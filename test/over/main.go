@@ -1,0 +1,86 @@
+// Command over runs the tests of pods, those of test/node and test/fields, with
+// agents whose runtime is another process, and keeps what came of it in a page
+// below docs/results. It owns the count: every test function, every case and every
+// fault has been run, or says by one line why it cannot hold over that runtime
+// (node.NotOver, or "not RUNTIME REASON" in a case); one that did neither is a
+// failure.
+//
+//	over [-runtime containerd|socket] [-parallel N] [-short] [-page FILE] [-commit HASH]
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/berthd/berth/test/node"
+)
+
+// options are the command line's.
+type options struct {
+	runtime  node.Over
+	parallel int
+	short    bool
+	page     string
+	commit   string
+}
+
+// Of the short form: what a person would notice first if it broke, in three
+// minutes on two cores.
+const (
+	shortNode   = `^(TestOutage|TestRegistry|TestStorageLimits)$|^TestExamples$/^runc$|^TestResize$`
+	shortFields = `^TestFields$/^runc$/^case$/^(capabilities|command|empty-dir|env-refs|grace|groups|host-path|image-pull-policy|image-pull-secrets|image-volume|init-restart|liveness-exec|ports|prestop-exec|privileged|reason-config|reason-network|reason-oom|reason-pull|reason-removed|reason-start|resize-policy|run-as|runtime-class|seccomp|secret-volume|share-process-namespace|streams|sysctls|termination-message)$`
+)
+
+func main() {
+	var o options
+	runtime := flag.String("runtime", string(node.Containerd), "the runtime below the agents: containerd or socket")
+	flag.IntVar(&o.parallel, "parallel", 8, "how many cases run at once")
+	flag.BoolVar(&o.short, "short", false, "a subset, in three minutes; nothing is written")
+	flag.StringVar(&o.page, "page", "", "the page to write")
+	flag.StringVar(&o.commit, "commit", "unknown", "what was tested")
+	flag.Parse()
+	o.runtime = node.Over(*runtime)
+	if err := run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "over:", err)
+		os.Exit(1)
+	}
+}
+
+func run(o options) error {
+	if o.runtime != node.Containerd && o.runtime != node.Socket {
+		return fmt.Errorf("no runtime %q: want containerd or socket", o.runtime)
+	}
+	began := time.Now()
+	seen := outcomes{}
+	for _, p := range []struct{ path, pattern string }{{"./test/node", shortNode}, {"./test/fields", shortFields}} {
+		pattern := "."
+		if o.short {
+			pattern = p.pattern
+		}
+		if err := seen.of(o, p.path, pattern); err != nil {
+			return err
+		}
+	}
+	took := time.Since(began)
+	fmt.Println(seen.summary(o, took))
+	if !o.short {
+		missing, err := seen.missing()
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("neither run nor said not to hold over %s: %v", o.runtime, missing)
+		}
+		if o.page != "" {
+			if err := os.WriteFile(o.page, []byte(seen.markdown(o, took)), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	if failed := seen.with("fail"); len(failed) > 0 {
+		return fmt.Errorf("%d tests failed: %v", len(failed), failed)
+	}
+	return nil
+}
