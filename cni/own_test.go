@@ -112,6 +112,8 @@ func TestHeals(t *testing.T) {
 	}
 	// An idle network runs no program.
 	time.Sleep(200 * time.Millisecond)
+	n.choosing.Lock()
+	defer n.choosing.Unlock()
 	if seen := n.own.seen; !seen.whole {
 		t.Errorf("the rules would be listed again: %+v", seen)
 	}
