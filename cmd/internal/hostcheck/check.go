@@ -56,7 +56,8 @@ func Run(ctx context.Context, o Options) []Check {
 	h := host{o}
 	var all []Check
 	if o.Endpoint == "" {
-		all = append(all, h.ociRuntime(ctx), h.conmon(ctx), h.plugins(), h.iptables(ctx))
+		all = append(append(all, h.ociRuntime(ctx)), h.holes(ctx)...)
+		all = append(all, h.conmon(ctx), h.plugins(), h.iptables(ctx))
 	} else {
 		all = append(all, h.external(ctx)...)
 	}
