@@ -1,7 +1,9 @@
 package stats
 
 import (
+	"bytes"
 	"math"
+	"strconv"
 	"time"
 )
 
@@ -82,7 +84,8 @@ func memoryV1(f files) (*Memory, error) {
 	m.Swap = &swap
 	most, err := f.number("memory.memsw.limit_in_bytes")
 	if err == nil && most < unlimited && m.Limit > 0 {
-		m.SwapLimit = most - min(m.Limit, most)
+		limit := most - min(m.Limit, most)
+		m.SwapLimit = &limit
 	}
 	if gone(err) {
 		err = nil
@@ -116,8 +119,14 @@ func memoryV2(f files) (*Memory, error) {
 		return nil, err
 	}
 	m.Swap = &swap
-	if m.SwapLimit, err = f.number("memory.swap.max"); gone(err) {
-		err = nil
+	b, err := f.content("memory.swap.max")
+	if gone(err) {
+		return &m, nil
+	}
+	if text := string(bytes.TrimSpace(b)); err == nil && text != "max" {
+		var limit uint64
+		limit, err = strconv.ParseUint(text, 10, 64)
+		m.SwapLimit = &limit
 	}
 	return &m, err
 }

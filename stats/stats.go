@@ -55,8 +55,8 @@ type Memory struct {
 	PageFaults, MajorPageFaults uint64
 	// Swap is nil if the kernel does not count it.
 	Swap *uint64
-	// SwapLimit bounds Swap alone; 0 if there is none.
-	SwapLimit uint64
+	// SwapLimit bounds Swap alone; nil if there is no limit.
+	SwapLimit *uint64
 	// Cache is the page cache, of which Mapped is mapped into processes, and
 	// ActiveFile and InactiveFile are on the lists of those names. Kernel is what
 	// the kernel itself took for the cgroup.
@@ -81,10 +81,10 @@ func (m Memory) Available() (bytes uint64, ok bool) {
 // SwapAvailable is how much of the limit on swap is left; ok is false without a
 // limit, or where swap is not counted.
 func (m Memory) SwapAvailable() (bytes uint64, ok bool) {
-	if m.Swap == nil || m.SwapLimit == 0 {
+	if m.Swap == nil || m.SwapLimit == nil {
 		return 0, false
 	}
-	return m.SwapLimit - min(*m.Swap, m.SwapLimit), true
+	return *m.SwapLimit - min(*m.Swap, *m.SwapLimit), true
 }
 
 // Pids counts processes and threads. Limit is 0 if there is none.
