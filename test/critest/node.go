@@ -127,7 +127,8 @@ func about(s setting) string {
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err == nil {
-		parts = append(parts, "Linux "+unix.ByteSliceToString(u.Release[:]))
+		release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
+		parts = append(parts, "Linux "+release)
 	}
 	return strings.Join(parts, ", ")
 }

@@ -76,6 +76,7 @@ registry; made by ` + "`make critest`" + `. Every round has a new runtime in net
 - **The digest.** One spec pulls an image by a digest that only its publisher's bytes have. The copy of critest that is run names the
   digest of the image that was built for it; nothing else in it is changed.
 - **The images** are built from local parts: Debian's static busybox, and a program of ours for nginx, httpd, nonewprivs and pause.
+- **WebSocket** is what exec, attach and port-forward use in a round of its own; elsewhere it is SPDY.
 - **SELinux and AppArmor**: critest registers its SELinux specs only where SELinux is on; those of AppArmor skip themselves.
 
 `
@@ -84,7 +85,7 @@ func page(v verdicts, entries []entry) string {
 	var b strings.Builder
 	b.WriteString(pageHead)
 	var shown []string
-	b.WriteString("| runtime | commit | passed | failed | skipped | clean rounds of its code |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| runtime | commit | passed | failed | skipped | clean rounds of its code | its last round of each mode: passed, failed, skipped |\n|---|---|---|---|---|---|---|\n")
 	for _, p := range peers {
 		of := v[p.name]
 		if of == nil {
@@ -92,7 +93,7 @@ func page(v verdicts, entries []entry) string {
 		}
 		shown = append(shown, p.name)
 		o := outcome{Specs: of.Specs}
-		fmt.Fprintf(&b, "| %s: %s | %s | %d | %d | %d | %s |\n", p.name, p.what, of.Commit, o.count("passed"), o.count("failed"), o.count("skipped"), tally(p.name, entries))
+		fmt.Fprintf(&b, "| %s: %s | %s | %d | %d | %d | %s | %s |\n", p.name, p.what, of.Commit, o.count("passed"), o.count("failed"), o.count("skipped"), tally(p.name, entries), latest(p.name, entries))
 	}
 	for _, r := range shown {
 		fmt.Fprintf(&b, "\n- %s: %s", r, v[r].About)
@@ -130,6 +131,26 @@ func page(v verdicts, entries []entry) string {
 // reasonOf is a reason without what differs from spec to spec.
 func reasonOf(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 
+// modes are the kinds of rounds that are recorded.
+var modes = []string{"serial", "parallel", "websocket"}
+
+// latest tells of a runtime's last round of each mode.
+func latest(runtime string, entries []entry) string {
+	last := map[string]string{}
+	for _, e := range entries {
+		if e.Runtime == runtime {
+			last[e.Mode] = fmt.Sprintf("%s %d, %d, %d in %d s", e.Mode, e.Passed, e.Failed, e.Skipped, e.Seconds)
+		}
+	}
+	var parts []string
+	for _, mode := range modes {
+		if s := last[mode]; s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
 // tally counts the rounds since the last one that was not clean.
 func tally(runtime string, entries []entry) string {
 	n, unclean := map[string]int{}, 0
@@ -145,7 +166,7 @@ func tally(runtime string, entries []entry) string {
 		n[e.Mode]++
 	}
 	var parts []string
-	for _, mode := range []string{"serial", "parallel", "websocket"} {
+	for _, mode := range modes {
 		if n[mode] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n[mode], mode))
 		}
