@@ -41,6 +41,17 @@ func TestHugeImageConfig(t *testing.T) {
 		if _, err := n.images.Import(t.Context(), &b, nil); err == nil {
 			t.Error("an image with a configuration of 9 MiB was taken")
 		}
+		many := testimage.Spec{Names: spec.Names}
+		for range 501 {
+			many.Layers = append(many.Layers, testimage.Layer{"/x": {Body: []byte("x"), Mode: 0o644}})
+		}
+		b.Reset()
+		if err := testimage.WriteOCI(&b, many); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.images.Import(t.Context(), &b, nil); err == nil {
+			t.Error("an image of 501 layers was taken")
+		}
 		if out, code := p.result(p.container(n.image(t, nil), "echo on")); out != "on\n" || code != 0 {
 			t.Errorf("the next container: %q, %d", out, code)
 		}
