@@ -1,7 +1,7 @@
 package cni
 
 import (
-	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -41,11 +41,10 @@ func makeBridge(dir string, c segment) error {
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = c.Bridge
-		// Without one of its own the bridge takes the lowest address of its ports, and neighbours' caches go stale.
-		attrs.HardwareAddr = make(net.HardwareAddr, 6)
-		if _, err := rand.Read(attrs.HardwareAddr); err != nil {
-			return err
-		}
+		// Without one of its own the bridge takes the lowest address of its ports, and
+		// neighbours' caches go stale; they stay good when it is made again, too.
+		sum := sha256.Sum256([]byte(dir + "\x00" + c.Bridge))
+		attrs.HardwareAddr = net.HardwareAddr(sum[:6])
 		attrs.HardwareAddr[0] = attrs.HardwareAddr[0]&^1 | 2 // unicast, locally administered
 		failpoint.Hit("cni/bridge-add")
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
@@ -68,6 +67,10 @@ func makeBridge(dir string, c segment) error {
 		g := gateway(s)
 		addr := &netlink.Addr{IPNet: &net.IPNet{IP: g.Addr().AsSlice(), Mask: net.CIDRMask(g.Bits(), g.Addr().BitLen())}}
 		if g.Addr().Is6() {
+			// A host may keep IPv6 from its interfaces; this one has nothing to learn from others.
+			if err := setSysctl("/proc/sys/net/ipv6/conf/"+c.Bridge+"/disable_ipv6", "0"); err != nil {
+				return fmt.Errorf("let the bridge %s have IPv6, which range %s needs: %w", c.Bridge, s, err)
+			}
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		failpoint.Hit("cni/bridge-address")

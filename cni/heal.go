@@ -76,7 +76,9 @@ func (n *Network) heal(ctx context.Context) error {
 		missing = missingLinks(c)
 	}
 	var rules map[string][]string
-	if missing == "" && !quiet {
+	if missing != "" { // host ports depend on settings of the bridge: all are made anew
+		rules, quiet = map[string][]string{}, false
+	} else if !quiet {
 		if rules, err = allRules(ctx, c); err != nil {
 			return err
 		}
@@ -85,6 +87,9 @@ func (n *Network) heal(ctx context.Context) error {
 	if missing != "" {
 		n.cfg.Log.Warn("the default network was taken apart and is put back", "missing", missing)
 		if err := n.reopen(ctx, cur); err != nil {
+			return err
+		}
+		if err := n.rejoin(); err != nil {
 			return err
 		}
 	}
@@ -208,8 +213,7 @@ func (c *chosen) segments() []segment {
 }
 
 // republish makes the rules of host ports again that are gone, by ADD of the
-// portmap plugin alone, which replaces what it finds. rules are those of before;
-// nil: they are listed.
+// portmap plugin alone, which replaces what it finds. rules are those of before.
 func (n *Network) republish(ctx context.Context, rules map[string][]string) error {
 	ids, err := n.records.list()
 	if err != nil {
@@ -220,15 +224,6 @@ func (n *Network) republish(ctx context.Context, rules map[string][]string) erro
 		x, err := n.records.peek(id)
 		if err != nil || x == nil || !x.Owned || len(x.IPs) == 0 || len(x.Request.PortMappings) == 0 {
 			continue
-		}
-		if rules == nil {
-			c := n.own.stored()
-			if c == nil {
-				return nil
-			}
-			if rules, err = allRules(ctx, c); err != nil {
-				return err
-			}
 		}
 		if published(x, rules) {
 			continue

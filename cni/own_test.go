@@ -87,6 +87,7 @@ func TestHeals(t *testing.T) {
 		"addresses":           {{"ip", "address", "flush", "dev", bridge, "scope", "global"}},
 		"forwarding":          {{"sysctl", "-qw", "net.ipv4.ip_forward=0"}},
 		"the bridge is down":  {{"ip", "link", "set", bridge, "down"}},
+		"the bridge is gone":  {{"ip", "link", "delete", bridge}},
 	} {
 		for _, d := range damage {
 			if _, err := exec.LookPath(d[0]); err != nil {
@@ -98,6 +99,7 @@ func TestHeals(t *testing.T) {
 			}
 		}
 		eventually(t, what+" is put back", works)
+		eventually(t, what+": the pod is reached", func() bool { return ping(&other, res.IPs[0]) == nil })
 		if err := dial("127.0.0.1:18380"); err != nil {
 			t.Errorf("%s: the host port: %v", what, err)
 		}
@@ -116,6 +118,93 @@ func TestHeals(t *testing.T) {
 	defer n.choosing.Unlock()
 	if seen := n.own.seen; !seen.whole {
 		t.Errorf("the rules would be listed again: %+v", seen)
+	}
+}
+
+// TestIPv6Disabled: on a host that keeps IPv6 from its interfaces, no such range
+// is chosen; one that is assigned works.
+func TestIPv6Disabled(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	run(t, "ip", "link", "set", "lo", "up")
+	for _, which := range []string{"all", "default"} {
+		put(t, "/proc/sys/net/ipv6/conf/"+which+"/disable_ipv6", "1")
+	}
+	n := open(t, nil)
+	if ips := add(t, n, sandbox(t, "four")).IPs; len(ips) != 1 || strings.Contains(ips[0], ":") {
+		t.Errorf("addresses %v", ips)
+	}
+	if err := n.SetPodRanges(t.Context(), []string{"10.79.1.0/24", "fd00:79::/64"}); err != nil {
+		t.Fatal(err)
+	}
+	a, b := sandbox(t, "a"), sandbox(t, "b")
+	add(t, n, a)
+	for _, ip := range add(t, n, b).IPs {
+		if err := ping(&a, ip); err != nil {
+			t.Error(err)
+		}
+		if err := ping(nil, ip); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestHostPorts: each protocol, host address and family, with both sets of plugins.
+func TestHostPorts(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	run(t, "ip", "link", "set", "lo", "up")
+	run(t, "ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
+	run(t, "ip", "link", "set", "out1", "up")
+	run(t, "ip", "link", "set", "out0", "up")
+	run(t, "ip", "address", "add", "192.0.2.1/24", "dev", "out0")
+	run(t, "ip", "address", "add", "2001:db8::1/64", "dev", "out0", "nodad")
+	for set, dir := range sets(t) {
+		t.Run(set, func(t *testing.T) {
+			n := open(t, func(c *Config) { c.BinDirs, c.Subnets = []string{dir}, []string{"10.80.1.0/24", "fd00:80::/64"} })
+			r := sandbox(t, "web")
+			for i, ip := range []string{"", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1"} {
+				r.PortMappings = append(r.PortMappings, PortMapping{HostPort: int32(18400 + i), ContainerPort: 80, Protocol: "tcp", HostIP: ip})
+			}
+			r.PortMappings = append(r.PortMappings, PortMapping{HostPort: 18400, ContainerPort: 5353, Protocol: "udp"}, PortMapping{HostPort: 18400, ContainerPort: 36412, Protocol: "sctp"})
+			add(t, n, r)
+			serveHTTP(t, r, "80")
+			for port, answers := range map[int]map[string]bool{
+				18400: {"192.0.2.1": true, "2001:db8::1": true, "127.0.0.1": true},
+				18401: {"192.0.2.1": true, "2001:db8::1": false, "127.0.0.1": true},
+				18402: {"192.0.2.1": false, "2001:db8::1": true},
+				18403: {"192.0.2.1": true, "2001:db8::1": false, "127.0.0.1": false},
+				18404: {"192.0.2.1": false, "2001:db8::1": true},
+			} {
+				for ip, want := range answers {
+					addr := net.JoinHostPort(ip, fmt.Sprint(port))
+					err := dial(addr)
+					if !want {
+						c, e := net.DialTimeout("tcp", addr, time.Second)
+						if err = e; e == nil {
+							c.Close()
+						}
+					}
+					if (err == nil) != want {
+						t.Errorf("%s answers %v, want %v", addr, err, want)
+					}
+				}
+			}
+			for _, tool := range []string{"iptables-save", "ip6tables-save"} {
+				rules := run(t, tool, "-t", "nat")
+				for _, want := range []string{"-p udp -m udp --dport 18400 -j DNAT", "-p sctp -m sctp --dport 18400 -j DNAT"} {
+					if !strings.Contains(rules, want) {
+						t.Errorf("%s is not among the rules of %s:\n%s", want, tool, rules)
+					}
+				}
+			}
+			if err := n.Delete(t.Context(), r); err != nil {
+				t.Error(err)
+			}
+			noLeaks(t, n)
+		})
 	}
 }
 
