@@ -128,7 +128,7 @@ type Images interface {
 	Pull(ctx context.Context, ref string, auth *Auth, progress func(Progress)) (Image, error)
 	Import(ctx context.Context, archive io.Reader, progress func(Progress)) ([]Image, error)
 	Remove(ctx context.Context, ref string) error
-	Verify(ctx context.Context, progress func(Progress)) ([]Damaged, error)
+	Verify(ctx context.Context, repair bool, progress func(Progress)) ([]Damaged, error)
 }
 
 // Image is a stored image.
@@ -170,6 +170,14 @@ type Damaged struct {
 	Digest string   `json:"digest"`
 	Why    string   `json:"why"`
 	Images []string `json:"images"`
+}
+
+// ImportedFile is what became of a file in the import folder: images, by ID, or
+// the reason why there are none.
+type ImportedFile struct {
+	Name   string   `json:"name"`
+	Images []string `json:"images,omitempty"`
+	Error  string   `json:"error,omitempty"`
 }
 
 // Leak is a resource of the host that no record accounts for.

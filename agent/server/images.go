@@ -28,7 +28,11 @@ func (s *Server) listImages(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	s.answer(w, http.StatusOK, map[string][]Image{"images": s.counted(all)})
+	files := []ImportedFile{}
+	if s.config.ImportFolder != nil {
+		files = append(files, s.config.ImportFolder()...)
+	}
+	s.answer(w, http.StatusOK, map[string]any{"images": s.counted(all), "importFolder": files})
 }
 
 // counted fills in how many containers are made from each image, and makes
@@ -119,8 +123,9 @@ func (s *Server) verifyImages(w http.ResponseWriter, r *http.Request) {
 	if !s.hasImages(w) {
 		return
 	}
+	repair := r.URL.Query().Get("repair") == "true"
 	s.progress(w, r, func(ctx context.Context, report func(Progress)) (any, error) {
-		damaged, err := s.config.Images.Verify(ctx, report)
+		damaged, err := s.config.Images.Verify(ctx, repair, report)
 		return map[string][]Damaged{"damaged": append([]Damaged{}, damaged...)}, err
 	})
 }

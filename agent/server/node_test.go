@@ -196,7 +196,7 @@ func (i images) Remove(_ context.Context, ref string) error {
 	return nil
 }
 
-func (i images) Verify(_ context.Context, _ func(Progress)) ([]Damaged, error) {
+func (i images) Verify(_ context.Context, _ bool, _ func(Progress)) ([]Damaged, error) {
 	return []Damaged{{Digest: "sha256:3", Why: "differs"}}, nil
 }
 

@@ -21,6 +21,9 @@ type Config struct {
 	Logs    Logs
 	Streams Streams
 	Images  Images
+	// ImportFolder tells what became of the files in the import folder; nil where
+	// there is none.
+	ImportFolder func() []ImportedFile
 	// Terminate asks for the end of a pod; it says whether there is one.
 	Terminate func(uid pod.UID, t pod.Termination) bool
 	// Amend changes running pods; either of its functions may be nil.

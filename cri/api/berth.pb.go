@@ -666,7 +666,10 @@ func (x *ImportImagesResponse) GetImages() []*Image {
 }
 
 type VerifyImagesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// repair mends what is damaged: a blob is fetched again, it alone, a layer is
+	// unpacked again.
+	Repair        bool `protobuf:"varint,1,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +702,13 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
 	return file_berth_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *VerifyImagesRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
 }
 
 type VerifyImagesResponse struct {
@@ -754,11 +764,11 @@ func (x *VerifyImagesResponse) GetDamaged() []*DamagedContent {
 	return nil
 }
 
-// DamagedContent is a piece of content that was found damaged, and dropped.
+// DamagedContent is a piece of content that was found damaged.
 type DamagedContent struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	// why says what differs.
+	// why says what differs, and what was done about it.
 	Why string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
 	// images are the names (or IDs) of the images that need the piece.
 	Images        []string `protobuf:"bytes,3,rep,name=images,proto3" json:"images,omitempty"`
@@ -1209,8 +1219,9 @@ const file_berth_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"w\n" +
 	"\x14ImportImagesResponse\x122\n" +
 	"\bprogress\x18\x01 \x01(\v2\x16.berth.cri.v1.ProgressR\bprogress\x12+\n" +
-	"\x06images\x18\x02 \x03(\v2\x13.berth.cri.v1.ImageR\x06images\"\x15\n" +
-	"\x13VerifyImagesRequest\"\x82\x01\n" +
+	"\x06images\x18\x02 \x03(\v2\x13.berth.cri.v1.ImageR\x06images\"-\n" +
+	"\x13VerifyImagesRequest\x12\x16\n" +
+	"\x06repair\x18\x01 \x01(\bR\x06repair\"\x82\x01\n" +
 	"\x14VerifyImagesResponse\x122\n" +
 	"\bprogress\x18\x01 \x01(\v2\x16.berth.cri.v1.ProgressR\bprogress\x126\n" +
 	"\adamaged\x18\x02 \x03(\v2\x1c.berth.cri.v1.DamagedContentR\adamaged\"R\n" +

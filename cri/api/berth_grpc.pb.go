@@ -44,8 +44,8 @@ type BerthClient interface {
 	// ImportImages reads an OCI layout or docker archive (tar; plain, gzip or
 	// zstd) from the stream's chunks; the last message carries the images.
 	ImportImages(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportImagesRequest, ImportImagesResponse], error)
-	// VerifyImages reads all stored content again and compares digests. Damaged
-	// content is dropped, so that the next pull fetches it.
+	// VerifyImages reads all stored content again and compares digests, and unpacked
+	// layers with what their blobs say. It changes nothing unless it is to repair.
 	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImagesResponse], error)
 	// Audit lists host resources of the runtime that no record accounts for.
 	// On an idle, healthy runtime the list is empty.
@@ -149,8 +149,8 @@ type BerthServer interface {
 	// ImportImages reads an OCI layout or docker archive (tar; plain, gzip or
 	// zstd) from the stream's chunks; the last message carries the images.
 	ImportImages(grpc.BidiStreamingServer[ImportImagesRequest, ImportImagesResponse]) error
-	// VerifyImages reads all stored content again and compares digests. Damaged
-	// content is dropped, so that the next pull fetches it.
+	// VerifyImages reads all stored content again and compares digests, and unpacked
+	// layers with what their blobs say. It changes nothing unless it is to repair.
 	VerifyImages(*VerifyImagesRequest, grpc.ServerStreamingServer[VerifyImagesResponse]) error
 	// Audit lists host resources of the runtime that no record accounts for.
 	// On an idle, healthy runtime the list is empty.

@@ -73,7 +73,7 @@ func TestKilledImport(t *testing.T) {
 			mountOne(t, s, "c"+strconv.Itoa(int(delay)), s.List()[0])
 		}
 		importOne(t, s, b, "app:1")
-		if d, err := s.Verify(t.Context(), nil); err != nil || len(d) > 0 {
+		if d, err := s.Verify(t.Context(), false, nil); err != nil || len(d) > 0 {
 			t.Errorf("after %v: %v, %v", delay, d, err)
 		}
 		for _, r := range s.Rootfs() {

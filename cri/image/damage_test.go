@@ -1,16 +1,19 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -101,62 +104,139 @@ func overwrite(t *testing.T, path string, from, to int64) {
 
 func TestVerify(t *testing.T) {
 	t.Parallel()
-	host := startRegistry(t)
-	b := small(t)
-	b.push(host, "app", "1")
+	p := startProxy(t, startRegistry(t), nil)
+	b := build(t, ocispec.ImageConfig{}, small(t).diffs[0], layerTar(t, file{name: "noise", body: noise(50_000)}, file{name: "l", kind: tar.TypeSymlink, link: "noise"}),
+		layerTar(t, file{name: "dir/.wh.b"}, file{name: "dir/c", body: "c"}))
+	b.push(p.host, "app", "1")
 	other := build(t, ocispec.ImageConfig{}, layerTar(t, file{name: "o", body: "o"}))
-	other.push(host, "other", "1")
 	s := newStore(t)
-	pull := func(repo string) Image {
+	img, err := s.Pull(t.Context(), p.host+"/app:1", Auth{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	importOne(t, s, other, "other:1")
+	verify := func(repair bool) []Damage {
 		t.Helper()
-		img, err := s.Pull(t.Context(), host+"/"+repo+":1", Auth{}, nil)
+		d, err := s.Verify(t.Context(), repair, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return img
+		return d
 	}
-	img := pull("app")
-	pull("other")
 	var last Progress
-	if d, err := s.Verify(t.Context(), func(p Progress) { last = p }); err != nil || len(d) != 0 || last.Done != last.Total || last.Phase != PhaseDone {
+	if d, err := s.Verify(t.Context(), false, func(p Progress) { last = p }); err != nil || len(d) != 0 || last.Done != last.Total || last.Phase != PhaseDone {
 		t.Fatalf("a sound store: %+v, %v, %+v", d, err, last)
 	}
-	blob := func(b *built, i int) string { return s.dbs.blobPath("sha256", b.layers[i].Digest.Encoded()) }
-	overwrite(t, blob(b, 0), 0, 20)
-	remove(t, s.dbs.blobPath("sha256", other.config.Digest.Encoded()))
-	damaged, err := s.Verify(t.Context(), nil)
-	if err != nil || len(damaged) != 2 {
-		t.Fatalf("%+v, %v", damaged, err)
+	blob := func(d digest.Digest) string { return s.dbs.blobPath("sha256", d.Encoded()) }
+	flip(t, blob(b.layers[1].Digest), 20_000)
+	for range 2 { // finding alone changes nothing
+		if d := verify(false); len(d) != 1 || d[0].Digest != b.layers[1].Digest.String() || !slices.Contains(d[0].Images, p.host+"/app:1") {
+			t.Fatalf("a flipped bit in a blob: %+v", d)
+		}
 	}
-	if _, err := s.Get(host + "/other:1"); CodeOf(err) != CodeNotFound {
+	before := p.blobs.Load()
+	if d := verify(true); len(d) != 1 || !strings.Contains(d[0].Why, "fetched again") {
+		t.Errorf("repair of a blob: %+v", d)
+	}
+	if n := p.blobs.Load() - before; n != 1 {
+		t.Errorf("%d blobs were fetched to mend one", n)
+	}
+	for _, d := range []ocispec.Descriptor{b.manifest, b.config} {
+		remove(t, blob(d.Digest))
+		if d := verify(true); len(d) != 1 || !strings.Contains(d[0].Why, "fetched again") {
+			t.Errorf("repair of a document: %+v", d)
+		}
+	}
+	if d := verify(false); len(d) != 0 {
+		t.Errorf("after repair: %+v", d)
+	}
+	if err := s.collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	testVerifyUnpacked(t, s, p, img, verify)
+
+	remove(t, blob(other.config.Digest))
+	if d := verify(true); len(d) != 1 || !strings.Contains(d[0].Why, "pulled or imported again") {
+		t.Errorf("damage that cannot be mended: %+v", d)
+	}
+	if _, err := s.Get("other:1"); CodeOf(err) != CodeNotFound {
 		t.Errorf("an image without configuration: %v", err)
 	}
-	if _, err := s.Get(host + "/app:1"); err != nil {
-		t.Errorf("an image with a damaged layer blob and sound layers: %v", err)
+	importOne(t, s, other, "other:1")
+	if d := verify(false); len(d) != 0 {
+		t.Errorf("after importing again: %+v", d)
 	}
-	pull("app")
-	pull("other")
-	if d, err := s.Verify(t.Context(), nil); err != nil || len(d) != 0 {
-		t.Errorf("after pulling again: %+v, %v", d, err)
-	}
-	// An unpacked file that a power cut left empty.
-	e := s.index.Load().byID[img.ID]
-	dirs, err := s.chainDirs(s.ctx, e.parsed)
+}
+
+// testVerifyUnpacked damages unpacked files in ways that do not show in sizes.
+func testVerifyUnpacked(t *testing.T, s *Store, p *proxy, img Image, verify func(bool) []Damage) {
+	dirs, err := s.chainDirs(s.ctx, s.index.Load().byID[img.ID].parsed)
 	if err != nil {
 		t.Fatal(err)
 	}
 	target := mountOne(t, s, "c", img)
-	truncate(t, filepath.Join(dirs[1], "dir/a"), 0)
-	if d, err := s.Verify(t.Context(), nil); err != nil || len(d) != 1 || !strings.Contains(d[0].Why, "stands on it") {
-		t.Errorf("damaged layer in use: %+v, %v", d, err)
+	for what, damage := range map[string]func(){
+		"flipped bit": func() { flip(t, filepath.Join(dirs[1], "noise"), 33_333) },
+		"emptied":     func() { truncate(t, filepath.Join(dirs[2], "dir/a"), 0) },
+		"mode": func() {
+			if err := os.Chmod(filepath.Join(dirs[1], "noise"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"missing": func() { remove(t, filepath.Join(dirs[0], "dir/c")) },
+	} {
+		damage()
+		d := verify(true)
+		if len(d) != 1 || !strings.Contains(d[0].Why, "stands on it") {
+			t.Fatalf("%s, in use: %+v", what, d)
+		}
+		if err := s.UnmountRootfs(t.Context(), "c", target); err != nil {
+			t.Fatal(err)
+		}
+		if d := verify(false); len(d) != 1 {
+			t.Errorf("%s: %+v", what, d)
+		}
+		before := p.blobs.Load()
+		if d := verify(true); len(d) != 1 || !strings.Contains(d[0].Why, "unpacked again") {
+			t.Errorf("%s, repair: %+v", what, d)
+		}
+		if n := p.blobs.Load() - before; n != 0 {
+			t.Errorf("%s: %d blobs were fetched, none was damaged", what, n)
+		}
+		if d := verify(false); len(d) != 0 {
+			t.Errorf("%s, after repair: %+v", what, d)
+		}
+		target = mountOne(t, s, "c", img)
 	}
+	assertFile(t, filepath.Join(target, "dir/a"), strings.Repeat("a", 9000))
 	if err := s.UnmountRootfs(t.Context(), "c", target); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := s.Verify(t.Context(), nil); err != nil || len(d) != 1 {
-		t.Errorf("damaged layer: %+v, %v", d, err)
+}
+
+// flip flips a bit of a file, as a failing disk does: times stay.
+func flip(t *testing.T, path string, at int64) {
+	t.Helper()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	assertFile(t, filepath.Join(mountOne(t, s, "d", img), "dir/a"), strings.Repeat("a", 9000))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 4
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, st.ModTime(), st.ModTime()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestImageWithNothingSoundIsForgotten loses a layer both unpacked and packed.

@@ -71,7 +71,7 @@ func openGeneration(ctx context.Context, root, layersDir string) (*databases, er
 	// Downloads of an earlier process: their leases are dropped, and some may
 	// be known to no database.
 	failpoint.Hit("cri/image/drop-ingests")
-	err := os.RemoveAll(filepath.Join(root, "content", "ingest"))
+	err := errors.Join(os.RemoveAll(filepath.Join(root, "content", "ingest")), os.RemoveAll(filepath.Join(root, repairDir)))
 	if err != nil {
 		return nil, fmt.Errorf("remove unfinished downloads: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -54,6 +55,14 @@ func (d *download) fetchBlob(ctx context.Context, desc ocispec.Descriptor) error
 	return b.run(ctx)
 }
 
+// sink is where a blob is written to; content.Writer is one.
+type sink interface {
+	io.Writer
+	Truncate(size int64) error
+	Digest() digest.Digest
+	Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error
+}
+
 // blobFetch is one blob on its way into the store.
 //
 //	open at an offset ──▶ copy ──whole, right──▶ commit
@@ -63,7 +72,7 @@ func (d *download) fetchBlob(ctx context.Context, desc ocispec.Descriptor) error
 type blobFetch struct {
 	*download
 	desc   ocispec.Descriptor
-	w      content.Writer
+	w      sink
 	at     int64
 	begun  int64           // how much an earlier pull left
 	wrong  map[string]bool // hosts that gave other content

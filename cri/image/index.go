@@ -38,7 +38,9 @@ type parsed struct {
 	diffIDs  []digest.Digest
 	layers   []ocispec.Descriptor
 	blobs    []digest.Digest // all that is needed: index, manifest, config, layers
-	size     int64
+	// documents describe those of blobs that are no layers.
+	documents []ocispec.Descriptor
+	size      int64
 	// dirs remembers the directories of the layers, topmost first; nil: look.
 	dirs atomic.Pointer[[]string]
 }
@@ -231,6 +233,9 @@ func readImage(ctx context.Context, cs content.Store, target ocispec.Descriptor)
 // need accounts for one blob, and checks that it is there and not above limit (0: none).
 func (p *parsed) need(ctx context.Context, cs content.Store, desc ocispec.Descriptor, limit int64) error {
 	p.blobs = append(p.blobs, desc.Digest)
+	if !images.IsLayerType(desc.MediaType) {
+		p.documents = append(p.documents, desc)
+	}
 	if !images.IsIndexType(desc.MediaType) {
 		p.size += desc.Size
 	}

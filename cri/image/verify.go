@@ -2,12 +2,12 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
-	"strings"
 
+	"github.com/berthd/berth/cri/snapshot/layer"
 	"github.com/berthd/berth/test/failpoint"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -28,57 +28,112 @@ type Damage struct {
 	Images []string
 }
 
-// Verify reads all stored content again, compares digests, and compares each
-// unpacked layer with the size and number of files it had when it was made.
+// Verify reads all stored content again and compares digests, and unpacks each
+// layer again beside what is unpacked, and compares the trees: content, owners,
+// modes, times and attributes. Nothing is changed unless repair is set.
 //
-// Damage is dropped: an image whose manifest or configuration is damaged loses
-// its names, so that it is pulled again; a damaged layer blob is fetched by the
-// next pull, and its image stays usable, for its unpacked layers are; a damaged
-// unpacked layer is unpacked again by the next container, unless a container
-// stands on it, which is only reported.
-func (s *Store) Verify(ctx context.Context, progress func(Progress)) ([]Damage, error) {
+// Repair fetches a damaged blob again, it alone, from where its image came from,
+// and puts a layer that was unpacked anew in the place of a damaged one. What
+// containers stand on is only reported. Of what cannot be had again, an image
+// whose manifest or configuration is damaged loses its names, so that it is pulled
+// when next asked for, and a layer's blob is fetched by that pull.
+func (s *Store) Verify(ctx context.Context, repair bool, progress func(Progress)) ([]Damage, error) {
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	if progress == nil {
 		progress = func(Progress) {}
 	}
+	v := &verification{Store: s, repair: repair, report: progress}
+	err := s.leased(ctx, func(ctx context.Context) error {
+		if err := v.blobs(ctx); err != nil {
+			return err
+		}
+		return v.layers(ctx)
+	})
+	if v.changed {
+		err = errors.Join(err, s.namesChanged(ctx))
+	}
+	if v.dropped {
+		err = errors.Join(err, s.cleanLayers(ctx))
+	}
+	if err == nil {
+		v.progress.Phase = PhaseDone
+	}
+	progress(v.progress)
+	return v.found, failed("verify images", "", err)
+}
+
+// verification is one Verify.
+type verification struct {
+	*Store
+	repair   bool
+	report   func(Progress)
+	progress Progress
+	found    []Damage
+	changed  bool // names or content
+	dropped  bool // layers
+}
+
+// blobs verifies stored content.
+func (v *verification) blobs(ctx context.Context) error {
 	var blobs []content.Info
-	p := Progress{Phase: PhaseVerifying}
-	err := s.content.Walk(ctx, func(i content.Info) error {
+	v.progress.Phase = PhaseVerifying
+	err := v.content.Walk(ctx, func(i content.Info) error {
 		blobs = append(blobs, i)
-		p.Total += i.Size
+		v.progress.Total += i.Size
 		return nil
 	})
 	if err != nil {
-		return nil, failed("verify images", "", fmt.Errorf("list content: %w", err))
+		return fmt.Errorf("list content: %w", err)
 	}
-	var out []Damage
 	for _, b := range blobs {
-		why, err := s.verifyBlob(ctx, b)
+		why, err := v.verifyBlob(ctx, b)
 		if err != nil {
-			return out, failed("verify images", "", err)
+			return err
 		}
 		if why != "" {
-			d, err := s.dropBlob(ctx, b.Digest, why)
-			if err != nil {
-				return out, failed("verify images", "", err)
+			if err := v.blob(ctx, b.Digest, why); err != nil {
+				return err
 			}
-			out = append(out, d)
 		}
-		p.Done += b.Size
-		progress(p)
+		v.progress.Done += b.Size
+		v.report(v.progress)
 	}
-	blobsDamaged := len(out) > 0
-	layers, err := s.verifyLayers(ctx)
-	out = append(out, layers...)
-	if err == nil && blobsDamaged {
-		err = s.namesChanged(ctx)
+	return nil
+}
+
+// blob reports a damaged blob, and mends it.
+func (v *verification) blob(ctx context.Context, d digest.Digest, why string) error {
+	dmg := Damage{Digest: d.String(), Why: why, Images: v.namesOf(d)}
+	defer func() { v.found = append(v.found, dmg) }()
+	if !v.repair {
+		dmg.Why += "; repair fetches it again"
+		return nil
 	}
-	if err == nil && len(layers) > 0 {
-		err = s.cleanLayers(ctx)
+	v.changed = true
+	err := v.refetch(ctx, d)
+	if err == nil {
+		dmg.Why += "; it was fetched again"
+		return nil
 	}
-	p.Phase = PhaseDone
-	progress(p)
-	return out, failed("verify images", "", err)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	dmg.Why += fmt.Sprintf("; it cannot be fetched again (%v)", err)
+	text, err := v.dropBlob(ctx, d)
+	dmg.Why += text
+	return err
+}
+
+// namesOf lists the names of the images that need a blob.
+func (s *Store) namesOf(d digest.Digest) []string {
+	var names []string
+	for _, e := range s.index.Load().byID {
+		if slices.Contains(e.parsed.blobs, d) {
+			names = append(names, e.records...)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // verifyBlob tells what is wrong with a blob; empty for nothing.
@@ -121,124 +176,93 @@ func (e *endingReader) Read(p []byte) (int, error) {
 	return e.r.Read(p)
 }
 
-// dropBlob removes a damaged blob, and the names of images that cannot be read without it.
-func (s *Store) dropBlob(ctx context.Context, d digest.Digest, why string) (Damage, error) {
-	dmg := Damage{Digest: d.String(), Why: why}
+// dropBlob removes a damaged blob, and the names of images that cannot be read
+// without it. It says what that means.
+func (s *Store) dropBlob(ctx context.Context, d digest.Digest) (string, error) {
 	var names []string
 	for _, e := range s.index.Load().byID {
-		if !slices.Contains(e.parsed.blobs, d) {
-			continue
-		}
-		dmg.Images = append(dmg.Images, e.records...)
-		if !slices.ContainsFunc(e.parsed.layers, func(l ocispec.Descriptor) bool { return l.Digest == d }) {
+		layer := slices.ContainsFunc(e.parsed.layers, func(l ocispec.Descriptor) bool { return l.Digest == d })
+		if slices.Contains(e.parsed.blobs, d) && !layer {
 			names = append(names, e.records...)
 		}
 	}
-	slices.Sort(dmg.Images)
 	if err := s.dropNames(ctx, names); err != nil {
-		return dmg, err
+		return "", err
 	}
 	// The file first: the database removes it only with the next collection,
 	// and until then a pull would find it and take it for good.
 	failpoint.Hit("cri/image/verify-blob")
 	err := s.dbs.blobs.Delete(ctx, d)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return dmg, fmt.Errorf("remove damaged content %s: %w", d, err)
+		return "", fmt.Errorf("remove damaged content %s: %w", d, err)
 	}
 	if err := s.content.Delete(ctx, d); err != nil && !errdefs.IsNotFound(err) {
-		return dmg, fmt.Errorf("forget damaged content %s: %w", d, err)
+		return "", fmt.Errorf("forget damaged content %s: %w", d, err)
 	}
 	failpoint.Hit("cri/image/verify-blob-done")
 	if len(names) > 0 {
-		dmg.Why += "; the image is to be pulled again"
-	} else {
-		dmg.Why += "; it is fetched again by the next pull"
+		return "; the image is to be pulled or imported again", nil
 	}
-	return dmg, nil
+	return "; the next pull or import brings it again", nil
 }
 
-// verifyLayers compares unpacked layers with what was recorded of them.
-func (s *Store) verifyLayers(ctx context.Context) ([]Damage, error) {
+// layers compares unpacked layers with what their blobs say.
+func (v *verification) layers(ctx context.Context) error {
 	var all []snapshots.Info
-	err := s.layers.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+	err := v.Store.layers.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
 		if i.Kind == snapshots.KindCommitted {
 			all = append(all, i)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return fmt.Errorf("list layers: %w", err)
 	}
-	bad := map[string]string{}
 	for _, i := range all {
-		want, err := s.layers.Usage(ctx, i.Name)
+		why, again, err := v.verifyLayer(ctx, i)
+		if err == nil && why != "" {
+			err = v.layer(ctx, i, why, again, all)
+		}
+		if again.key != "" {
+			v.dropLayer(ctx, again.key)
+		}
 		if err != nil {
-			continue // removed meanwhile
+			return err
 		}
-		var why string
-		got, err := fs.DiskUsage(ctx, i.Labels[upperLabel])
-		switch {
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		case err != nil:
-			why = "it cannot be read: " + err.Error()
-		case got.Size != want.Size || got.Inodes != want.Inodes:
-			why = fmt.Sprintf("it had %d bytes in %d files when it was unpacked, and has %d in %d", want.Size, want.Inodes, got.Size, got.Inodes)
-		default:
-			continue
-		}
-		bad[i.Name] = "unpacked layer: " + why
 	}
-	if len(bad) == 0 {
-		return nil, nil
-	}
-	return s.dropChains(ctx, bad, all)
+	return nil
 }
 
-// dropChains removes damaged layers under the index's lock, and forgets their
-// directories before a container can be given them.
-func (s *Store) dropChains(ctx context.Context, bad map[string]string, all []snapshots.Info) ([]Damage, error) {
-	s.indexMu.Lock()
-	defer s.indexMu.Unlock()
-	var out []Damage
-	for _, name := range slices.Sorted(maps.Keys(bad)) {
-		out = append(out, s.dropChain(ctx, name, bad[name], all))
-	}
-	clear(s.parsed)
-	return out, s.refreshLocked(ctx)
-}
-
-// dropChain removes a damaged unpacked layer and those above it, topmost first.
-func (s *Store) dropChain(ctx context.Context, chain, why string, all []snapshots.Info) Damage {
-	d := Damage{Digest: chain, Why: why}
-	for _, e := range s.index.Load().byID {
-		if slices.Contains(e.parsed.chain(), digest.Digest(chain)) {
-			d.Images = append(d.Images, e.records...)
+// verifyLayer tells what is wrong with an unpacked layer; empty for nothing. Where
+// its blob is sound it is compared with again, the layer unpacked anew, which is
+// the caller's to drop; otherwise with the sizes that were recorded.
+func (v *verification) verifyLayer(ctx context.Context, i snapshots.Info) (why string, again staged, err error) {
+	again, err = v.unpackAnew(ctx, i)
+	if err == nil {
+		why, err = layer.Difference(ctx, again.job.Upper, i.Labels[upperLabel])
+		if err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("compare layer %s: %w", i.Name, err)
 		}
+		return why, again, err
 	}
-	slices.Sort(d.Images)
-	above := []string{chain}
-	for n := 0; n < len(above); n++ {
-		for _, i := range all {
-			if i.Parent == above[n] {
-				above = append(above, i.Name)
-			}
-		}
+	if ctx.Err() != nil {
+		return "", again, context.Cause(ctx)
 	}
-	for _, ref := range s.rootfs.List() {
-		if ref.Image == "" || slices.Contains(above, ref.Chain) {
-			d.Why += "; container " + ref.Container + " stands on it, so it was kept: verify again when that is gone"
-			return d
-		}
+	v.log.Info("an unpacked layer is compared by size only", "layer", i.Name, "err", err)
+	want, err := v.Store.layers.Usage(ctx, i.Name)
+	if err != nil {
+		return "", again, nil //nolint:nilerr // removed meanwhile
 	}
-	for _, name := range slices.Backward(above) {
-		if err := s.layers.Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
-			d.Why += "; it cannot be removed: " + strings.TrimSpace(err.Error())
-			return d
-		}
+	got, err := fs.DiskUsage(ctx, i.Labels[upperLabel])
+	switch {
+	case ctx.Err() != nil:
+		return "", again, context.Cause(ctx)
+	case err != nil:
+		return "it cannot be read: " + err.Error(), again, nil
+	case got.Size != want.Size || got.Inodes != want.Inodes:
+		return fmt.Sprintf("it had %d bytes in %d files when it was unpacked, and has %d in %d", want.Size, want.Inodes, got.Size, got.Inodes), again, nil
 	}
-	d.Why += "; it is unpacked again when a container needs it"
-	return d
+	return "", again, nil
 }
 
 // cleanLayers removes the files of layers that were removed.

@@ -57,10 +57,10 @@ func (b *berth) ImportImages(stream grpc.BidiStreamingServer[api.ImportImagesReq
 	return stream.Send(resp)
 }
 
-// VerifyImages reads and compares all stored content.
-func (b *berth) VerifyImages(_ *api.VerifyImagesRequest, to grpc.ServerStreamingServer[api.VerifyImagesResponse]) error {
+// VerifyImages reads and compares all stored content, and mends it if it is to.
+func (b *berth) VerifyImages(r *api.VerifyImagesRequest, to grpc.ServerStreamingServer[api.VerifyImagesResponse]) error {
 	out := progressTo(func(p *api.Progress) error { return to.Send(&api.VerifyImagesResponse{Progress: p}) })
-	damage, err := b.s.cfg.Images.Verify(to.Context(), out.report)
+	damage, err := b.s.cfg.Images.Verify(to.Context(), r.GetRepair(), out.report)
 	if err := out.end(err); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func umociProgram(t *testing.T) string {
 	return path
 }
 
-const seeds = 400
+const seeds = 50
 
 // TestTreesAreUmocis unpacks generated images with Berth, half of them pulled and
 // half imported, and with umoci, and compares what a container would see.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,11 +24,25 @@ func getImagesCommand(a *app, name string, aliases ...string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printImages(images, out)
+			if err := a.printImages(images, out); err != nil || out != "" && out != "wide" {
+				return err
+			}
+			return a.printRefused(cmd.Context())
 		},
 	}
 	out.register(cmd, "json", "yaml", "wide", "name")
 	return cmd
+}
+
+// printRefused tells which files of the import folder hold no images, and why.
+func (a *app) printRefused(ctx context.Context) error {
+	files, err := a.client().ImportFolder(ctx)
+	for _, f := range files {
+		if f.Error != "" {
+			fmt.Fprintf(a.Err, "%s is not imported: %s\n", f.Name, f.Error)
+		}
+	}
+	return err
 }
 
 func (a *app) printImages(images []client.Image, out output) error {

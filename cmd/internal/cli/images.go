@@ -15,14 +15,14 @@ import (
 
 func imagesCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "images ls|pull|import|rm",
+		Use:     "images ls|pull|import|rm|verify",
 		Aliases: []string{"image"},
-		Short:   "List, fetch, import and remove images",
+		Short:   "List, fetch, import, remove and verify images",
 		Example: "  berth images ls\n  berth images pull docker.io/library/nginx:1.27\n  berth images import app.tar\n  berth images rm docker.io/library/nginx:1.27",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(getImagesCommand(a, "ls", "list"), imagesPullCommand(a), imagesImportCommand(a), imagesRemoveCommand(a))
+	cmd.AddCommand(getImagesCommand(a, "ls", "list"), imagesPullCommand(a), imagesImportCommand(a), imagesRemoveCommand(a), imagesVerifyCommand(a))
 	return cmd
 }
 
@@ -130,4 +130,41 @@ func imagesRemoveCommand(a *app) *cobra.Command {
 			return failures
 		},
 	}
+}
+
+func imagesVerifyCommand(a *app) *cobra.Command {
+	var repair bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Compare stored images with their digests, and mend what is damaged",
+		Long: `Reads all stored content and compares its digests, and compares each unpacked layer with what its blob says.
+With --repair a damaged blob is fetched again, it alone, and a damaged layer is unpacked again. What running containers
+stand on is only reported. Exits with 1 while something is damaged.`,
+		Example: "  berth images verify\n  berth images verify --repair",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p := newProgress(cmd.Context(), a)
+			found, err := a.client().VerifyImages(cmd.Context(), repair, p.show)
+			p.end()
+			if err != nil {
+				return err
+			}
+			for _, d := range found {
+				fmt.Fprintf(a.Out, "%s: %s", d.Digest, d.Why)
+				if len(d.Images) > 0 {
+					fmt.Fprintf(a.Out, " (%s)", strings.Join(d.Images, " "))
+				}
+				fmt.Fprintln(a.Out)
+			}
+			switch {
+			case len(found) == 0:
+				fmt.Fprintln(a.Out, "all images are sound")
+			case !repair:
+				return fmt.Errorf("%d damaged: `berth images verify --repair` mends what it can", len(found))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&repair, "repair", false, "mend what is damaged")
+	return cmd
 }

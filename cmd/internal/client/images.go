@@ -18,6 +18,48 @@ func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	return out.Images, c.call(ctx, http.MethodGet, "/berth/v1/images", nil, &out)
 }
 
+// ImportFolder tells what became of the files in the agent's import folder.
+func (c *Client) ImportFolder(ctx context.Context) ([]ImportedFile, error) {
+	var out struct {
+		Files []ImportedFile `json:"importFolder"`
+	}
+	return out.Files, c.call(ctx, http.MethodGet, "/berth/v1/images", nil, &out)
+}
+
+// VerifyImages has all stored images read and compared, and mended if repair is
+// set, telling each how far it is. It returns what was found damaged.
+func (c *Client) VerifyImages(ctx context.Context, repair bool, each func(Progress)) ([]Damaged, error) {
+	q := url.Values{}
+	if repair {
+		q.Set("repair", "true")
+	}
+	res, err := c.do(ctx, http.MethodPost, "/berth/v1/images/verify", q, nil)
+	if err != nil {
+		return nil, err
+	}
+	var found *[]Damaged
+	err = stream(res, func(e ImageEvent) error {
+		switch {
+		case e.Error != "":
+			return errors.New(e.Error)
+		case e.Damaged != nil:
+			found = e.Damaged
+		default:
+			each(e.Progress)
+		}
+		return nil
+	})
+	if err == nil && found == nil {
+		err = errNoResult
+	}
+	if err != nil {
+		return nil, err
+	}
+	return *found, nil
+}
+
+var errNoResult = errors.New("the agent ended its answer without a result (did it stop? see `berth version`)")
+
 // Login is what a registry asks for.
 type Login struct {
 	Username string `json:"username"`
@@ -67,7 +109,7 @@ func (c *Client) images(ctx context.Context, path string, q url.Values, body io.
 		return nil
 	})
 	if err == nil && !ended {
-		err = errors.New("the agent ended its answer without a result (did it stop? see `berth version`)")
+		err = errNoResult
 	}
 	return images, err
 }

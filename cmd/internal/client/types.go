@@ -104,12 +104,27 @@ type LayerProgress struct {
 	Total  int64  `json:"total"`
 }
 
-// ImageEvent is one line of the answer to a pull or an import: progress, or the end.
+// ImportedFile is what became of a file in the import folder.
+type ImportedFile struct {
+	Name   string   `json:"name"`
+	Images []string `json:"images"`
+	Error  string   `json:"error"`
+}
+
+// Damaged is a piece of stored content that was found damaged.
+type Damaged struct {
+	Digest string   `json:"digest"`
+	Why    string   `json:"why"` // and what was done about it
+	Images []string `json:"images"`
+}
+
+// ImageEvent is one line of the answer to work on images: progress, or the end.
 type ImageEvent struct {
 	Progress
-	Image  *Image  `json:"image,omitempty"`
-	Images []Image `json:"images,omitempty"`
-	Error  string  `json:"error,omitempty"`
+	Damaged *[]Damaged `json:"damaged,omitempty"`
+	Image   *Image     `json:"image,omitempty"`
+	Images  []Image    `json:"images,omitempty"`
+	Error   string     `json:"error,omitempty"`
 }
 
 // Runtime is the OCI runtime that the agent uses.

@@ -123,6 +123,7 @@ func (k *checker) runtime() {
 	}
 	k.optional("runtime.conmon", r.Conmon)
 	k.optional("runtime.certsDir", r.CertsDir)
+	k.optional("runtime.importDir", r.ImportDir)
 	for i, dir := range r.CDISpecDirs {
 		k.absolute(fmt.Sprintf("runtime.cdiSpecDirs[%d]", i), dir)
 	}

@@ -106,6 +106,7 @@ type Runtime struct {
 	OCIRuntime string `json:"ociRuntime"`
 	Conmon     string `json:"conmon"`
 	CertsDir   string `json:"certsDir"`
+	ImportDir  string `json:"importDir"` // empty: import in RootDir
 	// Handlers are the OCI runtimes that RuntimeClasses name.
 	Handlers map[string]Handler `json:"handlers"`
 	// CDISpecDirs are where vendors describe their devices.

@@ -18,7 +18,7 @@ func (c *Config) Options(log *slog.Logger, version string) wire.Options {
 	o := wire.Options{
 		RootDir: c.RootDir, StateDir: c.StateDir, LogDir: c.LogDir, Socket: c.AgentSocket(), CRISocket: c.CRISocket(), NodeName: c.NodeName,
 		ManifestDirs: c.Manifests.Directories, ManifestURLs: c.Manifests.URLs, ManifestHeader: http.Header{},
-		Endpoint: c.Runtime.Endpoint, OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CertsDir: c.Runtime.CertsDir,
+		Endpoint: c.Runtime.Endpoint, OCIRuntime: c.Runtime.OCIRuntime, Conmon: c.Runtime.Conmon, CertsDir: c.Runtime.CertsDir, ImportDir: c.Runtime.ImportDir,
 		CgroupRoot: c.Cgroups.Root, CgroupDriver: c.Cgroups.Driver,
 		CNIConfDirs: c.Network.ConfDirs, CNIBinDirs: c.Network.BinDirs, Subnets: c.Network.Subnets,
 		NodeLabels: c.NodeLabels, Runtimes: handlers(c.Runtime.Handlers), CDISpecDirs: c.Runtime.CDISpecDirs, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,

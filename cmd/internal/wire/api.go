@@ -29,6 +29,7 @@ func (n *node) serveAPI(set *source.Set, store *status.Store, ready func()) *ser
 	if n.embedded != nil {
 		cfg.Streams = n.embedded.streaming
 		cfg.Images = images{n.embedded.images}
+		cfg.ImportFolder = importedFiles(n.embedded.imports)
 		cfg.Audit = n.audit
 	} else {
 		cfg.Streams = server.Forward(externalStreams{n.conn})

@@ -138,9 +138,9 @@ func send(archive io.Reader, piece func([]byte) error, end func() error, abort f
 	}
 }
 
-func (b berthImages) Verify(ctx context.Context, progress func(server.Progress)) ([]server.Damaged, error) {
+func (b berthImages) Verify(ctx context.Context, repair bool, progress func(server.Progress)) ([]server.Damaged, error) {
 	out := []server.Damaged{}
-	s, err := b.berth().VerifyImages(ctx, &api.VerifyImagesRequest{})
+	s, err := b.berth().VerifyImages(ctx, &api.VerifyImagesRequest{Repair: repair})
 	if err != nil {
 		return nil, berthError(err)
 	}

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ func (e *embedded) runNetwork(ctx context.Context) error {
 type embedded struct {
 	ns         *mountns.Namespaces
 	images     *image.Store
+	imports    *image.Folder
 	binary     ociruntime.Binary            // of the handler ""
 	binaries   map[string]ociruntime.Binary // of the handlers with a name
 	unusable   map[string]error             // by handler
@@ -75,6 +77,9 @@ func (e *embedded) open(ctx context.Context, o Options, systemd bool) error {
 		return err
 	}
 	if e.images, err = image.Open(ctx, image.Config{Root: filepath.Join(o.RootDir, "images"), CertsDir: o.CertsDir, Logger: log}); err != nil {
+		return err
+	}
+	if e.imports, err = e.images.OpenFolder(cmp.Or(o.ImportDir, filepath.Join(o.RootDir, "import"))); err != nil {
 		return err
 	}
 	if e.binary, e.binaries, e.unusable, err = findRuntimes(ctx, o); err != nil {

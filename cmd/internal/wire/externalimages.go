@@ -88,6 +88,6 @@ func (e externalImages) Import(context.Context, io.Reader, func(server.Progress)
 	return nil, e.cannot("import archives", "use its own command (for containerd: ctr -n k8s.io images import FILE)")
 }
 
-func (e externalImages) Verify(context.Context, func(server.Progress)) ([]server.Damaged, error) {
+func (e externalImages) Verify(context.Context, bool, func(server.Progress)) ([]server.Damaged, error) {
 	return nil, e.cannot("verify images", "use its own command (for containerd: ctr -n k8s.io content ls and images check)")
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"io"
+	"path/filepath"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -81,13 +82,28 @@ func (s images) Remove(ctx context.Context, ref string) error {
 	return imageError(s.Store.Remove(ctx, ref))
 }
 
-func (s images) Verify(ctx context.Context, progress func(server.Progress)) ([]server.Damaged, error) {
-	found, err := s.Store.Verify(ctx, apiProgress(progress))
+func (s images) Verify(ctx context.Context, repair bool, progress func(server.Progress)) ([]server.Damaged, error) {
+	found, err := s.Store.Verify(ctx, repair, apiProgress(progress))
 	out := []server.Damaged{}
 	for _, d := range found {
 		out = append(out, server.Damaged{Digest: d.Digest, Why: d.Why, Images: d.Images})
 	}
 	return out, imageError(err)
+}
+
+// importedFiles tells what became of the import folder's files.
+func importedFiles(f *image.Folder) func() []server.ImportedFile {
+	return func() []server.ImportedFile {
+		var out []server.ImportedFile
+		for _, r := range f.Files() {
+			i := server.ImportedFile{Name: filepath.Join(f.Dir(), r.Name), Error: r.Err}
+			for _, id := range r.Images {
+				i.Images = append(i.Images, string(id))
+			}
+			out = append(out, i)
+		}
+		return out
+	}
 }
 
 // externalStreams asks an external runtime for the URLs of streams.

@@ -36,6 +36,9 @@ type Options struct {
 	OCIRuntime string // crun, runc, a path, or empty: the first usable
 	Conmon     string
 	CertsDir   string
+	// ImportDir is where image archives are dropped to be imported; empty: import
+	// in RootDir.
+	ImportDir string
 
 	CgroupRoot   string
 	CgroupDriver string // cgroupfs, systemd, or empty: systemd where it runs the host

@@ -53,7 +53,7 @@ func RunRuntime(ctx context.Context, o Options, ready func()) error {
 // containers.Run, which ends with the monitor.
 func (e *embedded) loops(s *server.Server, socket string) []func(context.Context) error {
 	return []func(context.Context) error{
-		e.monitor.Run, e.runNetwork, e.streaming.Run, e.reporter.Run,
+		e.monitor.Run, e.runNetwork, e.streaming.Run, e.reporter.Run, e.imports.Run,
 		func(ctx context.Context) error { return s.Serve(ctx, socket) },
 	}
 }

@@ -21,6 +21,8 @@ type open struct {
 	// every new directory it inherits the group of the one it is made in, if that
 	// hands it on (mode bit 02000).
 	Heir int `json:"heir,omitempty"`
+	// Skip counts those of them, from below, that are fresh as well.
+	Skip int `json:"skip,omitempty"`
 }
 
 const (
@@ -54,6 +56,9 @@ func (p *pending) add(path string, what presence) error {
 	o := open{What: what}
 	if over, ok := p.paths[above]; ok && path != "" && what != gone {
 		o.Heir = over.Heir + 1
+		if over.What == fresh {
+			o.Skip = over.Skip + 1
+		}
 	}
 	if what == fresh && o.Heir == 0 {
 		return nil

@@ -184,7 +184,7 @@ func (s *settling) change(ctx context.Context) error {
 		}
 	}
 	for _, o := range slices.Backward(s.heirs) {
-		if err := s.inherit(string(o.Name), o.Heir); err != nil {
+		if err := s.inherit(string(o.Name), o.open); err != nil {
 			return err
 		}
 	}
@@ -193,11 +193,14 @@ func (s *settling) change(ctx context.Context) error {
 
 // inherit gives a new directory the group that it would have had from the first of
 // the open directories above it that is below, if that hands its group on.
-func (s *settling) inherit(name string, open int) error {
+func (s *settling) inherit(name string, o open) error {
 	from, above := -1, name
-	for ; open > 0 && from < 0; open-- {
+	for n := 0; n < o.Heir && from < 0; n++ {
 		var err error
 		above, _ = splitLast(above)
+		if n < o.Skip {
+			continue
+		}
 		if from, _, err = s.find(above); err != nil {
 			return err
 		}
@@ -207,7 +210,7 @@ func (s *settling) inherit(name string, open int) error {
 	}
 	defer unix.Close(from)
 	var st, own unix.Stat_t
-	if err := unix.Fstat(from, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+	if err := unix.Fstat(from, &st); err != nil {
 		return refused("look at directory", err)
 	}
 	to, err := s.own(name)
@@ -218,11 +221,16 @@ func (s *settling) inherit(name string, open int) error {
 	if err := unix.Fstat(to, &own); err != nil {
 		return refused("look at directory", err)
 	}
+	// The kernel let it inherit from one that was made in its place.
+	group, mode := 0, own.Mode&0o7777&^unix.S_ISGID
+	if st.Mode&unix.S_ISGID != 0 {
+		group, mode = int(st.Gid), mode|unix.S_ISGID
+	}
 	s.touched[name] = struct{}{}
-	if err := unix.Fchown(to, int(own.Uid), int(st.Gid)); err != nil {
+	if err := unix.Fchown(to, int(own.Uid), group); err != nil {
 		return refused("set group", err)
 	}
-	return refused("set mode", unix.Fchmod(to, own.Mode&0o7777|unix.S_ISGID))
+	return refused("set mode", unix.Fchmod(to, mode))
 }
 
 // unlink removes a whiteout or an empty directory from the layer.
