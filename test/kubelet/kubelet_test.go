@@ -50,8 +50,8 @@ func TestKubelet(t *testing.T) {
 		l.beside("a RuntimeClass of its own; an unknown one is refused", (*lab).runtimeClass)
 	})
 	l.check("kubelet restarted: pods unharmed", (*lab).kubeletRestart)
-	l.check("runtime killed (SIGKILL) with pods, a log follower and an exec: pods unharmed", (*lab).runtimeKilled)
-	l.check("/stats/summary and /metrics/cadvisor", (*lab).statsFromCadvisor)
+	l.check("runtime killed (SIGKILL) while pods begin and end, three times: the others are unharmed", (*lab).runtimeKilled)
+	l.check("node stats: summary, cadvisor and resource metrics", (*lab).statsFromCadvisor)
 	l.check("kubelet with EventedPLEG, CRIListStreaming, PodAndContainerStatsFromCRI and other alpha gates", (*lab).alphaGates)
 	l.check("everything deleted: nothing is left", (*lab).nothingLeft)
 }
@@ -161,7 +161,7 @@ func (l *lab) undisturbed(pods ...string) func() {
 }
 
 func (l *lab) kubeletRestart() {
-	l.apply(simple("steady", forever, "readinessProbe: {exec: {command: [true]}, periodSeconds: 1}", ""))
+	l.apply(simple("steady", forever, "readinessProbe: {exec: {command: [\"true\"]}, periodSeconds: 1}", ""))
 	l.ready("steady")
 	same := l.undisturbed("steady")
 	l.kubelet.Stop(20 * time.Second)

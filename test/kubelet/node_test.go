@@ -199,11 +199,15 @@ func (l *lab) alphaGates() {
 		l.t.Error(err)
 	}
 	same()
+	metrics := l.kubectl("get", "--raw", "/api/v1/nodes/"+nodeName+"/proxy/metrics")
+	if n := grep(metrics, "kubelet_evented_pleg_connection_success_count "); n == "" || strings.HasSuffix(strings.TrimSpace(n), " 0") {
+		l.t.Errorf("the kubelet takes no events: %q", grep(metrics, "kubelet_evented_pleg"))
+	}
 	began := time.Now()
 	l.apply(simple("evented", forever, "", ""))
 	l.ready("evented")
 	l.t.Logf("a pod was Ready %v after its creation", time.Since(began))
-	l.kubectl("exec", "evented", "--", "kill", "1")
+	_, _ = l.try("", "exec", "evented", "--", "kill", "1") // takes the exec along, or not
 	p := l.wait("evented", 30*time.Second, restartedOnce)
 	l.t.Logf("seen to restart %v after its creation: %s", time.Since(began), statusText(p))
 	l.remove("pod", "evented")
