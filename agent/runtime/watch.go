@@ -59,7 +59,7 @@ func (r *Runtime) follow(ctx context.Context, h Hints, events chan<- bool) {
 		if ctx.Err() != nil {
 			return
 		}
-		if status.Code(err) == codes.Unimplemented {
+		if status.Code(err) == codes.Unimplemented && r.answers(ctx) {
 			r.Log.Warn("the runtime sends no events: listing everything once a second instead, which costs CPU time; containerd 2 and CRI-O with enable_pod_events do send them")
 			events <- false
 			return
@@ -73,6 +73,14 @@ func (r *Runtime) follow(ctx context.Context, h Hints, events chan<- bool) {
 		}
 		wait = min(wait*2, retryMost)
 	}
+}
+
+// answers says that the runtime is there: while it starts, containerd knows none of CRI's calls.
+func (r *Runtime) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := r.CRI.Version(ctx, &cri.VersionRequest{})
+	return err == nil
 }
 
 func (r *Runtime) relistLoop(ctx context.Context, h Hints, events <-chan bool) {

@@ -5,13 +5,16 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/berthd/berth/agent/pod"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -97,6 +100,52 @@ func TestRunWithoutEvents(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		if got := e.take(); !slices.Equal(got, []string{"u9"}) {
 			t.Errorf("the list found %v", got)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// starting is a runtime that knows no call until it is up.
+type starting struct {
+	CRI
+	up atomic.Bool
+}
+
+var errStarting = status.Error(codes.Unimplemented, "unknown service runtime.v1.RuntimeService")
+
+func (s *starting) Version(ctx context.Context, r *cri.VersionRequest) (*cri.VersionResponse, error) {
+	if !s.up.Load() {
+		return nil, errStarting
+	}
+	return s.CRI.Version(ctx, r)
+}
+
+func (s *starting) GetContainerEvents(r *cri.GetEventsRequest, to grpc.ServerStreamingServer[cri.ContainerEventResponse]) error {
+	if !s.up.Load() {
+		return errStarting
+	}
+	return s.CRI.GetContainerEvents(r, to)
+}
+
+// TestRunWhileTheRuntimeStarts: one that knows no call yet is asked for its events again.
+func TestRunWhileTheRuntimeStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		early := &starting{CRI: b.cri}
+		b.CRI = early
+		ctx, cancel := context.WithCancel(t.Context())
+		var e ear
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx, e.hints()) }()
+		time.Sleep(3 * time.Second)
+		early.up.Store(true)
+		time.Sleep(10 * time.Second)
+		e.take()
+		b.cri.events <- sandboxEvent("u1")
+		synctest.Wait()
+		if got := e.take(); !slices.Equal(got, []string{"u1"}) {
+			t.Errorf("events became %v", got)
 		}
 		cancel()
 		<-done
