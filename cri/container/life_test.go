@@ -366,3 +366,21 @@ func BenchmarkCreateStart(b *testing.B) {
 		})
 	}
 }
+
+// TestOOMOfChildThenStopped is not taken for one that the kernel killed, because
+// it had killed a child of it before: we ended it.
+func TestOOMOfChildThenStopped(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		cfg := n.config("sh", "-c", "dd if=/dev/zero of=/dev/null bs=100M count=1; sleep 1000")
+		cfg.Linux.Resources.MemoryLimitInBytes = 32 << 20
+		id := n.start(cfg)
+		rec, _ := n.store.lookup(id).snapshot()
+		n.eventually("the child is killed", func() bool { return oomKills(n.store.cfg.Host, rec.CgroupsPath) > 0 })
+		if err := n.store.Stop(t.Context(), id, 0); err != nil {
+			t.Fatal(err)
+		}
+		if st := n.exited(id); st.Reason != "Error" || st.ExitCode != 137 {
+			t.Errorf("status %d %s %q", st.ExitCode, st.Reason, st.Message)
+		}
+	})
+}
