@@ -11,8 +11,12 @@ package main
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berthd/berth/test/node"
 )
@@ -54,14 +58,22 @@ func run(o options) error {
 	}
 	began := time.Now()
 	seen := outcomes{}
-	for _, p := range []struct{ path, pattern string }{{"./test/node", shortNode}, {"./test/fields", shortFields}} {
-		pattern := "."
-		if o.short {
-			pattern = p.pattern
+	var both errgroup.Group // the tests of node mostly wait, one after the other
+	var mu sync.Mutex
+	for path, pattern := range map[string]string{"./test/node": shortNode, "./test/fields": shortFields} {
+		if !o.short {
+			pattern = "."
 		}
-		if err := seen.of(o, p.path, pattern); err != nil {
+		both.Go(func() error {
+			of, err := tested(o, path, pattern)
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(seen, of)
 			return err
-		}
+		})
+	}
+	if err := both.Wait(); err != nil {
+		return err
 	}
 	took := time.Since(began)
 	fmt.Println(seen.summary(o, took))

@@ -32,17 +32,18 @@ const (
 	maxLine  = 4 << 20
 )
 
-// of runs the tests of a package that pattern chooses, and takes in what came of them.
-func (s outcomes) of(o options, path, pattern string) error {
+// tested runs the tests of a package that pattern chooses, and says what came of them.
+func tested(o options, path, pattern string) (outcomes, error) {
+	s := outcomes{}
 	cmd := exec.Command("go", "test", "-json", "-count=1", "-timeout", testTime, "-parallel", fmt.Sprint(o.parallel), "-run", pattern, path)
 	cmd.Env = append(os.Environ(), "BERTH_TEST_RUNTIME="+string(o.runtime))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return s, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return s, err
 	}
 	said := map[string]*strings.Builder{}
 	lines := bufio.NewScanner(out)
@@ -56,14 +57,14 @@ func (s outcomes) of(o options, path, pattern string) error {
 		s.take(e, said)
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read the output of %s: %w", path, err)
+		return s, fmt.Errorf("read the output of %s: %w", path, err)
 	}
 	if err := cmd.Wait(); err != nil && !strings.HasPrefix(err.Error(), "exit status") {
-		return err
+		return s, err
 	} else if err != nil && len(s.with("fail")) == 0 {
-		return fmt.Errorf("go test %s: %w", path, err)
+		return s, fmt.Errorf("go test %s: %w", path, err)
 	}
-	return nil
+	return s, nil
 }
 
 // take takes in one event; said gathers what each test prints.
