@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/berthd/berth/cri/ociruntime"
 	"github.com/berthd/berth/test/failpoint"
+	"golang.org/x/sys/unix"
 )
 
 // Container is what a conmon is started for.
@@ -65,7 +67,7 @@ func (m *Monitor) Create(ctx context.Context, c Container) (Identity, error) {
 	defer stop()
 	pid, err := m.handshake(c, conmon, p)
 	if err != nil {
-		conmon.KillAll() // with the runtime it runs, and what that has started
+		m.clear(c, conmon) // with the runtime it runs, and what that has started
 		if ctx.Err() != nil {
 			err = fmt.Errorf("creating container %s: %w: %w", c.ID, m.runtime(c).Misbehaved("create", "did not end create in time and was killed"), ctx.Err())
 		}
@@ -79,6 +81,31 @@ func (m *Monitor) Create(ctx context.Context, c Container) (Identity, error) {
 		return Identity{}, fmt.Errorf("container %s ended before it was started", c.ID)
 	}
 	return id, err
+}
+
+// clear kills the monitor of a creation that failed, and what the runtime left
+// running: of one that is doubted, also what has lost its parent by now. It is in
+// the session of the monitor, whose number nothing else can have yet.
+func (m *Monitor) clear(c Container, conmon Identity) {
+	conmon.KillAll() // gone is success
+	if !m.runtime(c).Doubted() {
+		return
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		m.cfg.Log.Warn("what a runtime may have left running is not looked for", "container", c.ID, "err", err)
+		return
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		id, err := Identify(pid)
+		if sid, serr := unix.Getsid(pid); err == nil && serr == nil && sid == conmon.PID {
+			id.Signal(unix.SIGKILL) // gone is success
+		}
+	}
 }
 
 // settle moves a conmon to its cgroup.

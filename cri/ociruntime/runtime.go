@@ -151,10 +151,15 @@ func (r *Runtime) Update(ctx context.Context, id string, res specs.LinuxResource
 	return err
 }
 
-// call runs one subcommand and waits for its end.
+// call runs one subcommand and waits for its end, no longer than callTimeout.
 func (r *Runtime) call(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	return r.callWithin(ctx, stdin, args...)
+}
+
+// callWithin runs one subcommand and waits for its end, as long as ctx lets it.
+func (r *Runtime) callWithin(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, r.bin.Executable(), append(r.GlobalArgs(), args...)...)
 	cmd.Env = environ
 	cmd.Dir = "/"
@@ -172,8 +177,10 @@ func (r *Runtime) call(ctx context.Context, stdin []byte, args ...string) ([]byt
 			Message: r.blame(fmt.Sprintf("cannot be run: %v", err)), Err: err}
 	}
 	err := cmd.Wait()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it started holds its output open; gone is success
+	if errors.Is(err, exec.ErrWaitDelay) || r.Doubted() {
+		// What it started holds its output open, or was forgotten. Gone is success: no
+		// number is given away again so soon.
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -21,6 +21,9 @@ func (s *Server) CreateContainer(ctx context.Context, r *runtimeapi.CreateContai
 	if r.GetConfig().GetImage().GetImage() == "" {
 		return nil, fmt.Errorf("container %s names no image: %w", r.GetConfig().GetMetadata().GetName(), errdefs.ErrInvalidArgument)
 	}
+	if err := refuseRestore(r.GetConfig().GetImage().GetImage()); err != nil {
+		return nil, err
+	}
 	box, err := s.sandboxID(r.GetPodSandboxId())
 	if err != nil {
 		return nil, err

@@ -2,11 +2,9 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
-	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -90,9 +88,4 @@ func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
-}
-
-// CheckpointContainer is not offered.
-func (s *Server) CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
-	return nil, fmt.Errorf("checkpointing containers is not offered: it needs CRIU on the node, which this runtime does not use: %w", errdefs.ErrNotImplemented)
 }
