@@ -60,24 +60,26 @@ func (s *Store) namesToRemove(ref string) []string {
 	if err != nil || s.index.Load().byName[named.String()] != e {
 		return e.records
 	}
-	names := []string{named.String()}
+	own := []string{named.String()}
 	if strings.Contains(named.String(), "@") {
-		return names
+		return own
 	}
 	// A pull records the digest with the tag: without a tag of its repository
 	// left, the digest goes too, or nothing would ever be freed.
 	repo := named.Name()
 	for _, t := range e.RepoTags {
 		if t != named.String() && strings.HasPrefix(t, repo+":") {
-			return names
+			return own
 		}
 	}
+	// The name itself goes last: killed before, the same call finds it and goes on.
+	var names []string
 	for _, d := range e.RepoDigests {
 		if strings.HasPrefix(d, repo+"@") {
 			names = append(names, d)
 		}
 	}
-	return names
+	return append(names, own...)
 }
 
 // Pin marks the image ref stands for as not to be removed to free space, or
