@@ -37,9 +37,7 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envi
 	if err := ctx.Err(); err != nil {
 		return nil, c.late(err)
 	}
-	failpoint.Hit("cni/plugin")
 	stdout, stderr, err := launch(ctx, path, stdin, environ)
-	failpoint.Hit("cni/plugin-done")
 	switch {
 	case ctx.Err() != nil:
 		return nil, c.late(ctx.Err())
@@ -62,8 +60,7 @@ func launch(ctx context.Context, path string, stdin []byte, environ []string) (s
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	group := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.Cancel, cmd.WaitDelay = group, stdinTime
+	cmd.Cancel, cmd.WaitDelay = func() error { return killGroup(cmd) }, stdinTime
 	out, err := newOutlet()
 	if err != nil {
 		return nil, nil, err
@@ -75,19 +72,27 @@ func launch(ctx context.Context, path string, stdin []byte, environ []string) (s
 	}
 	defer errs.close()
 	cmd.Stdout, cmd.Stderr = out.w, errs.w
+	failpoint.Hit("cni/plugin")
 	if err := cmd.Start(); err != nil {
 		return &bounded{}, &bounded{}, err
 	}
 	out.follow()
 	errs.follow()
 	err = cmd.Wait()
+	failpoint.Hit("cni/plugin-done")
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it ended well, and left children that have its input open
 	}
 	if err != nil {
-		_ = group() // mostly gone already; a child that is left belongs to nobody any more
+		_ = killGroup(cmd) // mostly gone already; a child that is left belongs to nobody any more
 	}
 	return out.rest(), errs.rest(), err
+}
+
+// killGroup kills a plugin and its children.
+func killGroup(cmd *exec.Cmd) error {
+	failpoint.Hit("cni/plugin-kill")
+	return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 }
 
 // outlet is one output of a plugin.
