@@ -10,6 +10,7 @@ import (
 
 	"github.com/berthd/berth/cri/snapshot"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 )
 
@@ -141,6 +142,10 @@ func codeFor(err error) Code {
 	}
 	if f := snapshot.FaultOf(err); f != "" {
 		return unpackCodes[f]
+	}
+	var token remoteerrors.ErrUnexpectedStatus // of a token server
+	if errors.As(err, &token) {
+		return statusCode(token.StatusCode)
 	}
 	var status *statusError
 	if errors.As(err, &status) {

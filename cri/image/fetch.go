@@ -51,7 +51,7 @@ func (d *download) fetchBlob(ctx context.Context, desc ocispec.Descriptor) error
 	if err != nil {
 		return err
 	}
-	b := &blobFetch{download: d, desc: desc, w: w, at: st.Offset, begun: st.Offset, wrong: map[string]bool{}}
+	b := &blobFetch{download: d, desc: desc, w: w, at: st.Offset, mixed: st.Offset > 0, wrong: map[string]bool{}, broke: map[string]bool{}}
 	return b.run(ctx)
 }
 
@@ -74,9 +74,10 @@ type blobFetch struct {
 	desc   ocispec.Descriptor
 	w      sink
 	at     int64
-	begun  int64           // how much an earlier pull left
+	mixed  bool            // not all that there is came from one host
 	wrong  map[string]bool // hosts that gave other content
 	from   string          // the last host that gave any
+	broke  map[string]bool // hosts whose connection broke: the others go on
 	breaks int
 }
 
@@ -100,9 +101,10 @@ func (b *blobFetch) run(ctx context.Context) error {
 		if !errors.As(err, &broken) {
 			return err
 		}
-		if b.breaks++; b.breaks >= maxBreaks {
+		if b.breaks++; b.breaks >= maxBreaks*len(b.remote.hosts) {
 			return broken.err
 		}
+		b.broke[b.from] = true
 		b.log.Info("a download broke off and goes on", "image", b.named.String(), "digest", b.desc.Digest, "at", b.at, "err", broken.err)
 		select {
 		case <-time.After(time.Duration(b.breaks) * 200 * time.Millisecond):
@@ -128,7 +130,7 @@ func (b *blobFetch) part(ctx context.Context) error {
 		kind = "manifests/"
 	}
 	a := ask{method: http.MethodGet, path: kind + b.desc.Digest.String(), accept: b.desc.MediaType + ", */*", offset: b.at}
-	resp, host, err := b.remote.each(ctx, docker.HostCapabilityPull, b.wrong, a)
+	resp, host, err := b.remote.each(ctx, docker.HostCapabilityPull, b.avoid(), a)
 	var status *statusError
 	if errors.As(err, &status) && status.status == http.StatusRequestedRangeNotSatisfiable && b.at > 0 {
 		return b.restart()
@@ -137,12 +139,29 @@ func (b *blobFetch) part(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
+	b.mixed = b.mixed || b.at > 0 && b.from != host
 	b.from = host
 	body, err := b.aligned(resp)
 	if err != nil {
 		return err
 	}
 	return b.copy(body, host)
+}
+
+// avoid lists the hosts not to ask: those that lie, and those that broke off while
+// another is left that did not.
+func (b *blobFetch) avoid() map[string]bool {
+	out := map[string]bool{}
+	left := false
+	for _, h := range b.remote.hosts {
+		out[h.Host] = b.wrong[h.Host] || b.broke[h.Host]
+		left = left || !out[h.Host] && h.Capabilities.Has(docker.HostCapabilityPull)
+	}
+	if !left {
+		clear(b.broke)
+		return b.wrong
+	}
+	return out
 }
 
 // aligned gives the body from the offset on.
@@ -168,7 +187,7 @@ func (b *blobFetch) restart() error {
 	if err := b.w.Truncate(0); err != nil {
 		return fmt.Errorf("begin blob %s again: %w", b.desc.Digest, err)
 	}
-	b.at, b.begun = 0, 0
+	b.at, b.mixed = 0, false
 	return &brokenError{codef(CodeUnavailable, "registry does not continue %s", b.desc.Digest)}
 }
 
@@ -198,18 +217,18 @@ func (b *blobFetch) copy(body io.Reader, host string) error {
 	return nil
 }
 
-// mismatch begins again elsewhere after content turned out to be wrong: with the
-// same host if part of it was of an earlier pull.
+// mismatch begins again after content turned out to be wrong: elsewhere, unless
+// parts of it came from several hosts or pulls.
 func (b *blobFetch) mismatch() error {
 	got := b.w.Digest()
-	if b.begun == 0 {
+	if !b.mixed {
 		b.wrong[b.from] = true
 		b.log.Warn("a registry gave other content than asked for", "host", b.from, "digest", b.desc.Digest, "got", got)
 	}
 	if err := b.w.Truncate(0); err != nil {
 		return fmt.Errorf("begin blob %s again: %w", b.desc.Digest, err)
 	}
-	b.at, b.begun = 0, 0
+	b.at, b.mixed = 0, false
 	for _, h := range b.remote.hosts {
 		if h.Capabilities.Has(docker.HostCapabilityPull) && !b.wrong[h.Host] {
 			return nil

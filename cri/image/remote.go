@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -50,7 +51,20 @@ func (s *Store) openRemote(ctx context.Context, named reference.Named, auth Auth
 	if err != nil {
 		return nil, codef(CodeHost, "configuration of registry %s below %s: %w", reference.Domain(named), s.cfg.CertsDir, err)
 	}
-	return &remote{hosts: list, named: named, stall: s.cfg.StallTimeout, log: s.log, certsDir: s.cfg.CertsDir}, nil
+	return &remote{hosts: distinct(list), named: named, stall: s.cfg.StallTimeout, log: s.log, certsDir: s.cfg.CertsDir}, nil
+}
+
+// distinct drops the registry itself from the end where hosts.toml names it among
+// its mirrors, with settings of its own.
+func distinct(list []docker.RegistryHost) []docker.RegistryHost {
+	for i, a := range list {
+		for _, b := range list[i+1:] {
+			if a.Host == b.Host && a.Scheme == b.Scheme && a.Path == b.Path {
+				return list[:len(list)-1]
+			}
+		}
+	}
+	return list
 }
 
 // ask is one thing asked of a host.
@@ -195,12 +209,12 @@ func (r *remote) once(ctx context.Context, h docker.RegistryHost, last bool, a a
 func (r *remote) untrusted(host string, err error) error {
 	var cert *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
+	var alert *net.OpError
 	file := filepath.Join(r.certsDir, reference.Domain(r.named), "hosts.toml")
 	switch {
 	case errors.As(err, &cert):
 		return codef(CodeUnavailable, "%w: if it is to be trusted, name its CA in %s", err, file)
-	case errors.As(err, &alert):
+	case errors.As(err, &alert) && alert.Op == "remote error":
 		return codef(CodeUnavailable, "%w: if %s wants a client certificate, name one in %s", err, host, file)
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return codef(CodeUnavailable, "%w: if %s is to be spoken to without TLS, say so in %s", err, host, file)

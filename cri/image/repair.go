@@ -75,7 +75,7 @@ func (d *download) replace(ctx context.Context, desc ocispec.Descriptor) error {
 		return err
 	}
 	defer f.discard()
-	b := &blobFetch{download: d, desc: desc, w: f, wrong: map[string]bool{}}
+	b := &blobFetch{download: d, desc: desc, w: f, wrong: map[string]bool{}, broke: map[string]bool{}}
 	return b.run(ctx)
 }
 
