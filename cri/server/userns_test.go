@@ -103,10 +103,27 @@ func (n *node) haveBusybox() {
 	}
 }
 
+// peerRunc is the runc that test/peer/build.sh builds: Debian's is years older,
+// and what they do in user namespaces differs.
+func peerRunc() string {
+	dir := os.Getenv("PEER")
+	if dir == "" {
+		dir = filepath.Join(os.Getenv("HOME"), ".cache/berth-peer")
+	}
+	return filepath.Join(dir, "bin/runc")
+}
+
 func eachRuntime(t *testing.T, f func(t *testing.T, n *node, handler string)) {
-	for _, handler := range []string{"crun", "runc"} {
+	for _, handler := range []string{"crun", "runc", "runc-peer"} {
 		t.Run(handler, func(t *testing.T) {
-			n := newNode(t)
+			more := map[string]string{}
+			if handler == "runc-peer" {
+				more[handler] = peerRunc()
+				if _, err := os.Stat(peerRunc()); err != nil {
+					t.Skipf("no newer runc to test with: %v; build it: sh test/peer/build.sh runc", err)
+				}
+			}
+			n := newNodeWith(t, more)
 			n.haveBusybox()
 			f(t, n, handler)
 		})

@@ -61,6 +61,9 @@ func writePage(dir string) error {
 	if err != nil {
 		return err
 	}
+	if len(l.entries) == 0 {
+		return fmt.Errorf("no round is recorded in %s", l.path())
+	}
 	if err := os.WriteFile(filepath.Join(dir, "critest.md"), []byte(page(v, l.entries)), 0o644); err != nil {
 		return err
 	}

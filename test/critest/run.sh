@@ -25,7 +25,9 @@ if [ "$what" != page ]; then
 	case $runtimes in *containerd*) sh test/peer/build.sh node ;; *peer*) sh test/peer/build.sh runc ;; esac
 fi
 mkdir -p bin
-if [ -z "${BERTH_BIN:-}" ]; then
+if [ "$what" = page ]; then
+	BERTH_BIN=""
+elif [ -z "${BERTH_BIN:-}" ]; then
 	BERTH_BIN="$PWD/bin/berth"
 	go build -trimpath -ldflags '-s -w' -o "$BERTH_BIN" ./cmd/berth
 fi
