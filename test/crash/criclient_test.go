@@ -424,8 +424,9 @@ func (c *client) check(before node.Host) {
 	node.Eventually(c.T, 15*time.Second, func() error {
 		var left []string
 		for _, x := range node.ReadHost(c.T).Added(before, c.Marks()) {
-			// A network that was chosen anew has addresses, and so rules, of its own.
-			if ownRule := strings.Contains(x, " BERTH-"); !strings.Contains(x, c.Binary) && !(c.anew && ownRule) {
+			// A network that was chosen anew has a bridge and rules of its own.
+			own := strings.Contains(x, " BERTH-") || strings.HasPrefix(x, "link: berth")
+			if !strings.Contains(x, c.Binary) && !(c.anew && own) {
 				left = append(left, x)
 			}
 		}
