@@ -40,7 +40,8 @@ type lab struct {
 	cri     criRuntime
 	runtime *cluster.Program
 	kubelet *cluster.Program
-	health  string // http://… of the kubelet
+	health  string                    // http://… of the kubelet
+	config  func(gates string) string // of the kubelet
 
 	mu      *sync.Mutex
 	results *[]result
@@ -127,7 +128,8 @@ func open(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	l.cluster = cluster.New(t, cluster.Config{Dir: l.home + "/cluster"})
-	l.describeKubelet("")
+	l.describeKubelet()
+	l.gate("")
 	if err := l.kubelet.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -178,9 +180,9 @@ func (l *lab) startRuntime() {
 	}
 }
 
-// describeKubelet decides how the kubelet is started next; gates are further
-// feature gates (", Name: true").
-func (l *lab) describeKubelet(gates string) {
+// describeKubelet decides how the kubelet is started: with its own certificate,
+// as the node of the cluster.
+func (l *lab) describeKubelet() {
 	l.t.Helper()
 	ports, err := cluster.FreePorts(2)
 	if err != nil {
@@ -195,12 +197,20 @@ func (l *lab) describeKubelet(gates string) {
 		l.t.Fatal(err)
 	}
 	l.health = fmt.Sprintf("http://127.0.0.1:%d/healthz", ports[1])
-	config := fmt.Sprintf(kubeletConfig, l.home, socketOf(l.home), l.group(), l.cluster.CAFile(), serving.Cert, serving.Key, ports[0], ports[1], gates)
-	if err := os.WriteFile(l.home+"/kubelet.yaml", []byte(config), 0o600); err != nil {
-		l.t.Fatal(err)
+	l.config = func(gates string) string {
+		return fmt.Sprintf(kubeletConfig, l.home, socketOf(l.home), l.group(), l.cluster.CAFile(), serving.Cert, serving.Key, ports[0], ports[1], gates)
 	}
 	l.kubelet = &cluster.Program{Name: "kubelet", Log: l.home + "/kubelet.log", Args: []string{filepath.Join(cluster.DefaultBin(), "kubelet"), "--config=" + l.home + "/kubelet.yaml",
 		"--kubeconfig=" + credentials, "--root-dir=" + l.home + "/kubelet", "--hostname-override=" + nodeName, "--v=2"}}
+}
+
+// gate says which further feature gates (", Name: true") the kubelet has from
+// its next start on.
+func (l *lab) gate(gates string) {
+	l.t.Helper()
+	if err := os.WriteFile(l.home+"/kubelet.yaml", []byte(l.config(gates)), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // addresses are this machine's.

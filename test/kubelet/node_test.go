@@ -93,9 +93,10 @@ type summary struct {
 	}
 }
 
-// stats looks at what the kubelet tells of pod "steady". net says whether the
-// kubelet can know of its network.
-func (l *lab) stats(net bool) {
+// stats looks at what the kubelet tells of pod "steady". byRuntime says that the
+// kubelet asks the runtime: cAdvisor, whom it asks otherwise, knows no pods' names
+// and networks but those of the runtimes that are built into it.
+func (l *lab) stats(byRuntime bool) {
 	l.t.Helper()
 	var why []string
 	for end := time.Now().Add(patience.For(90 * time.Second)); ; time.Sleep(2 * time.Second) {
@@ -107,7 +108,7 @@ func (l *lab) stats(net bool) {
 			if err := json.Unmarshal([]byte(out), &s); err != nil {
 				l.t.Fatal(err)
 			}
-			if why = s.lacks(net); len(why) == 0 {
+			if why = s.lacks(byRuntime); len(why) == 0 {
 				break
 			}
 		}
@@ -122,9 +123,15 @@ func (l *lab) stats(net bool) {
 			l.t.Errorf("/metrics/cadvisor has no %s", m)
 		}
 	}
+	marks := []string{`pod="steady"`, `container="c"`}
+	if !byRuntime {
+		p := l.ready("steady")
+		_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+		marks = []string{"/pod" + string(p.UID) + "/", id}
+	}
 	found := false
 	for line := range strings.Lines(out) {
-		found = found || strings.HasPrefix(line, "container_memory_working_set_bytes{") && strings.Contains(line, `pod="steady"`) && strings.Contains(line, `container="c"`)
+		found = found || strings.HasPrefix(line, "container_memory_working_set_bytes{") && strings.Contains(line, marks[0]) && strings.Contains(line, marks[1])
 	}
 	if !found {
 		l.t.Errorf("/metrics/cadvisor has nothing of pod steady's container\n%.3000s", grep(out, "container_memory_working_set_bytes"))
@@ -189,7 +196,7 @@ func (l *lab) statsFromCadvisor() { l.stats(false) }
 func (l *lab) alphaGates() {
 	same := l.undisturbed("steady")
 	l.kubelet.Stop(20 * time.Second)
-	l.describeKubelet(", EventedPLEG: true, PodAndContainerStatsFromCRI: true, CRIListStreaming: true, ContainerStopSignals: true, RuntimeClassInImageCriApi: true, ImageVolumeWithDigest: true")
+	l.gate(", EventedPLEG: true, PodAndContainerStatsFromCRI: true, CRIListStreaming: true, ContainerStopSignals: true, RuntimeClassInImageCriApi: true, ImageVolumeWithDigest: true")
 	restarted := time.Now()
 	if err := l.kubelet.Start(); err != nil {
 		l.t.Fatal(err)
