@@ -130,8 +130,14 @@ func (s *Store) exec(ctx context.Context, id string, args []string, st Streams, 
 		return 0, err
 	}
 	defer release()
+	outlived, end := e.watchOutlived(st.Tty)
+	defer end()
 	select {
 	case err = <-ended:
+	case code := <-outlived:
+		e.cmd.Process.Kill() // what it waits for is not ours to end
+		<-ended
+		return code, nil
 	case <-ctx.Done():
 		e.kill(ended)
 		return 0, ctx.Err()
