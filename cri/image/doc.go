@@ -8,15 +8,17 @@
 //	metadata.db           names, content and layers, and what refers to what
 //	content/              blobs by digest; downloads under way in content/ingest
 //	layers-<n>/           unpacked layers; n grows when the databases are replaced
+//	imported.json         what became of the files in the import folder
+//	repair/               blobs that are fetched again
 //	names.json            copy of the names, read only to rebuild a lost metadata.db
 //	rw/                   containers' root filesystems (cri/snapshot)
 //	*.corrupt-<unix>      databases that were set aside
 //
 // An image's life:
 //
-//	(nothing) ──content fetched──▶ blobs ──each layer──▶ chain ──name written──▶ image
-//	    ▲                           │                     │                       │
-//	    └──── garbage collection ───┴─────────────────────┴──── Remove ───────────┘
+//	(nothing) ──content fetched──▶ blobs ──each layer──▶ staged ──in order──▶ chain ──name written──▶ image
+//	    ▲                           │                     │                    │                       │
+//	    └──── garbage collection ───┴─────────────────────┴────────────────────┴──── Remove ───────────┘
 //
 // A name is written last, so an image that has a name is complete. What was
 // half-made when the process died is referred to by nothing and is collected
