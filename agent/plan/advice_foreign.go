@@ -12,9 +12,11 @@ import (
 var foreignAdvice = []rule{
 	{ops: starting, re: regexp.MustCompile(`exec: "([^"]+)": (?:executable file not found in \$PATH|stat \S+ no such file or directory)`),
 		say: "Correct command (or args) of {container}: $1 must be a program in the image, by its path or in its $$PATH."},
-	{ops: starting, re: regexp.MustCompile(`exec: "([^"]+)": (?:permission denied|is a directory)`),
+	{ops: starting, re: regexp.MustCompile("executable file `([^`]+)` not found in \\$PATH"),
+		say: "Correct command (or args) of {container}: $1 must be a program in the image, by its path or in its $$PATH."},
+	{ops: starting, re: regexp.MustCompile(`exec: "([^"]+)": (?:permission denied|is a directory)|open executable: Permission denied`),
 		say: "Name an executable file as the command of {container}: not a directory, and with the x permission for the user that it runs as."},
-	{ops: starting, re: regexp.MustCompile(`error during container init: (?:mkdir|chdir to cwd|mkdirall) .*(?:not a directory|permission denied)`),
+	{ops: starting, re: regexp.MustCompile(`error during container init: (?:mkdir|chdir to cwd|mkdirall) .*(?:not a directory|permission denied)|chdir ` + "`[^`]*`" + `: (?:Not a directory|Permission denied|No such file)`),
 		say: "Correct workingDir of {container}: it must be a directory that the container's user may enter."},
 	{ops: starting, re: regexp.MustCompile(`error mounting "[^"]*" to rootfs at "([^"]+)": .*(?:not a directory|is a directory)`),
 		say: "Correct the mountPath $1: a directory can be mounted on a directory only, and a file of a volume, by subPath, on a file."},

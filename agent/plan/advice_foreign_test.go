@@ -8,7 +8,7 @@ import (
 )
 
 // TestAdviceOnForeignWords: the sentences are those of containerd 2.4.2 with
-// runc 1.5.2, as pods have got them, shortened at their beginning.
+// runc 1.5.2 and crun 1.8.1, as pods have got them, shortened at their beginning.
 func TestAdviceOnForeignWords(t *testing.T) {
 	const init = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: "
 	for said, want := range map[string]struct {
@@ -20,6 +20,9 @@ func TestAdviceOnForeignWords(t *testing.T) {
 		init + `exec: "/tmp": is a directory`:                                                                           {pod.OpStartContainer, "Name an executable file"},
 		init + `mkdir /etc/passwd: not a directory`:                                                                     {pod.OpStartContainer, "Correct workingDir"},
 		init + `error mounting "/a/v" to rootfs at "/etc/passwd": mount src=/a/v, dst=/etc/passwd: not a directory`:     {pod.OpStartContainer, "Correct the mountPath /etc/passwd"},
+		"OCI runtime create failed: executable file `no-such-program` not found in $PATH: No such file or directory":    {pod.OpStartContainer, "no-such-program must be a program in the image"},
+		`OCI runtime create failed: open executable: Permission denied`:                                                 {pod.OpStartContainer, "x permission"},
+		"OCI runtime create failed: chdir `/etc/passwd`: Not a directory":                                               {pod.OpStartContainer, "Correct workingDir"},
 		`failed to create containerd container: no users found`:                                                         {pod.OpStartContainer, "Set runAsUser"},
 		`cannot load seccomp profile "/p/absent.json": open /p/absent.json: no such file or directory`:                  {pod.OpStartContainer, "/p/absent.json is the file"},
 		`unable to get OCI runtime for sandbox "6d": no runtime for "no-such-handler" is configured`:                    {pod.OpCreateSandbox, "Configure the runtime no-such-handler"},

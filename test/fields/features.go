@@ -51,18 +51,26 @@ var features = map[string]func(*running) string{
 		return ""
 	},
 	"userns": func(r *running) string {
-		runtime, _ := r.a.CRI()
-		resp, err := runtime.Status(context.Background(), &runtimeapi.StatusRequest{})
-		if err != nil {
-			return err.Error()
-		}
-		for _, h := range resp.RuntimeHandlers {
-			if h.Name == "" && h.GetFeatures().GetUserNamespaces() {
-				return ""
-			}
-		}
-		return "the OCI runtime, the kernel or the filesystem cannot do user namespaces with idmapped mounts"
+		return r.handler((*runtimeapi.RuntimeHandlerFeatures).GetUserNamespaces, "the OCI runtime, the kernel or the filesystem cannot do user namespaces with idmapped mounts")
 	},
+	"rro": func(r *running) string {
+		return r.handler((*runtimeapi.RuntimeHandlerFeatures).GetRecursiveReadOnlyMounts, "the OCI runtime does not say that it can make mounts recursively read-only")
+	},
+}
+
+// handler is why, unless the default runtime handler says that it has a feature.
+func (r *running) handler(has func(*runtimeapi.RuntimeHandlerFeatures) bool, why string) string {
+	runtime, _ := r.a.CRI()
+	resp, err := runtime.Status(context.Background(), &runtimeapi.StatusRequest{})
+	if err != nil {
+		return err.Error()
+	}
+	for _, h := range resp.RuntimeHandlers {
+		if h.Name == "" && has(h.GetFeatures()) {
+			return ""
+		}
+	}
+	return why
 }
 
 func fileOr(path, why string) string {
