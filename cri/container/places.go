@@ -63,7 +63,7 @@ func checkAccounts(in ocispec.Input, file string) error {
 			if err != nil {
 				continue
 			}
-			if st, err := os.Lstat(source); err == nil && !st.Mode().IsRegular() {
+			if st, err := os.Lstat(source); err == nil && !st.Mode().IsRegular() && !st.IsDir() { // a directory on a file is the runtime's to refuse
 				return fmt.Errorf("%s is not a file: %s of the volume at %s is mounted there: %w", file, st.Mode().Type(), m.GetContainerPath(), errdefs.ErrInvalidArgument)
 			}
 		}
