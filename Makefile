@@ -90,7 +90,7 @@ test-containerd: ## the tests of pods with containerd below the agents; writes d
 	$(MAKE) build
 	go build -trimpath -tags failpoints -o bin/berth-failpoints ./cmd/berth
 	BERTH_BIN="$(CURDIR)/bin/berth" BERTH_FAILPOINT_BIN="$(CURDIR)/bin/berth-failpoints" go run ./test/over -runtime $(or $(OVER),containerd) \
-		$(if $(SHORT),-short,$(if $(OVER),,-page docs/results/containerd.md)) -commit "$(VERSION)"
+		$(if $(SHORT),-short,$(if $(OVER),,-page docs/results/containerd.md) $(if $(LEDGER),-ledger $(LEDGER))) -commit "$(VERSION)"
 
 .PHONY: cluster
 cluster: ## start a control plane on loopback until ^C

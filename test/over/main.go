@@ -5,14 +5,18 @@
 // (node.NotOver, or "not RUNTIME REASON" in a case); one that did neither is a
 // failure.
 //
-//	over [-runtime containerd|socket] [-parallel N] [-short] [-page FILE] [-commit HASH]
+//	over [-runtime containerd|socket] [-parallel N] [-short] [-ledger FILE] [-page FILE] [-commit HASH]
+//
+// With a ledger, only what has not passed yet is run.
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +31,7 @@ type options struct {
 	parallel int
 	short    bool
 	page     string
+	ledger   string
 	commit   string
 }
 
@@ -43,6 +48,7 @@ func main() {
 	flag.IntVar(&o.parallel, "parallel", 8, "how many cases run at once")
 	flag.BoolVar(&o.short, "short", false, "a subset, in three minutes; nothing is written")
 	flag.StringVar(&o.page, "page", "", "the page to write")
+	flag.StringVar(&o.ledger, "ledger", "", "where outcomes are kept; what has passed is not run again")
 	flag.StringVar(&o.commit, "commit", "unknown", "what was tested")
 	flag.Parse()
 	o.runtime = node.Over(*runtime)
@@ -57,24 +63,32 @@ func run(o options) error {
 		return fmt.Errorf("no runtime %q: want containerd or socket", o.runtime)
 	}
 	began := time.Now()
-	seen := outcomes{}
+	kept, err := readLedger(o.ledger)
+	if err != nil {
+		return fmt.Errorf("read the ledger %s: %w", o.ledger, err)
+	}
 	var both errgroup.Group // the tests of node mostly wait, one after the other
 	var mu sync.Mutex
 	for path, pattern := range map[string]string{"./test/node": shortNode, "./test/fields": shortFields} {
 		if !o.short {
-			pattern = "."
+			pattern = kept.left(filepath.Base(path))
+		}
+		if pattern == "" {
+			continue
 		}
 		both.Go(func() error {
 			of, err := tested(o, path, pattern)
 			mu.Lock()
 			defer mu.Unlock()
-			maps.Copy(seen, of)
-			return err
+			kept.add(of, o.commit)
+			return errors.Join(err, kept.write(o.ledger))
 		})
 	}
 	if err := both.Wait(); err != nil {
 		return err
 	}
+	seen := kept.outcomes()
+	o.commit = strings.Join(kept.Commits, ", then ")
 	took := time.Since(began)
 	fmt.Println(seen.summary(o, took))
 	if !o.short {

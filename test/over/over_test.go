@@ -90,6 +90,24 @@ func TestPageTellsEveryMark(t *testing.T) {
 	}
 }
 
+// TestLedger: what has passed is not run again, and a test passes when all below
+// it have, whichever run that was in.
+func TestLedger(t *testing.T) {
+	l := ledger{Outcomes: map[string]record{}}
+	if got := l.left("node"); got != "." {
+		t.Errorf("of an empty ledger %q is left", got)
+	}
+	l.add(outcomes{"fields.TestF": {"fail", ""}, "fields.TestF/runc": {"fail", ""}, "fields.TestF/runc/a": {"pass", ""}, "fields.TestF/runc/b": {"fail", ""},
+		"node.TestN": {"fail", ""}, "node.TestN/x": {"fail", ""}, "node.TestM": {"pass", ""}}, "one")
+	if f, n := l.left("fields"), l.left("node"); f != "^(TestF)$/^(runc)$/^(b)$" || n != "^(TestN)$" {
+		t.Errorf("left: %q, %q", f, n)
+	}
+	l.add(outcomes{"fields.TestF/runc/b": {"pass", ""}, "node.TestN": {"pass", ""}, "node.TestN/x": {"pass", ""}}, "two")
+	if f, n := l.left("fields"), l.left("node"); f != "" || n != "" || len(l.outcomes().with("fail")) > 0 || len(l.Commits) != 2 {
+		t.Errorf("left: %q, %q, %v", f, n, l)
+	}
+}
+
 // TestTake: what go test says becomes outcomes; a failing test's parent is not counted.
 func TestTake(t *testing.T) {
 	s, said := outcomes{}, map[string]*strings.Builder{}
