@@ -78,7 +78,8 @@ registry; made by ` + "`make critest`" + `. Every round has a new runtime in net
 
 - **The digest.** One spec pulls an image by a digest that only its publisher's bytes have. The copy of critest that is run names the
   digest of the image that was built for it; nothing else in it is changed.
-- **The images** are built from local parts: Debian's static busybox, and a program of ours for nginx, httpd, nonewprivs and pause.
+- **The images** are built from local parts: Debian's static busybox (its shell is kept from running ls by itself, which a
+  spec masks; pgrep and ipcs, which it lacks, are shell scripts), and a program of ours for nginx, httpd, nonewprivs and pause.
 - **WebSocket** is what exec, attach and port-forward use in a round of its own; elsewhere it is SPDY.
 - **SELinux and AppArmor**: critest registers its SELinux specs only where SELinux is on; those of AppArmor skip themselves.
 
