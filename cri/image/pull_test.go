@@ -272,9 +272,10 @@ func TestPullIsCanceledWithItsLastCaller(t *testing.T) {
 	host := startRegistry(t)
 	b := build(t, ocispec.ImageConfig{}, layerTar(t, file{name: "a", body: "a"}))
 	b.push(host, "app", "1")
-	gone := make(chan struct{})
+	begun, gone := make(chan struct{}, 8), make(chan struct{})
 	p := startProxy(t, host, func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			begun <- struct{}{}
 			<-r.Context().Done()
 			select {
 			case <-gone:
@@ -286,8 +287,11 @@ func TestPullIsCanceledWithItsLastCaller(t *testing.T) {
 		return false
 	})
 	s := newStore(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-begun
+		cancel()
+	}()
 	if _, err := s.Pull(ctx, p.host+"/app:1", Auth{}, nil); err == nil {
 		t.Fatal("pull ended without error")
 	}
