@@ -191,33 +191,40 @@ func hasKey(env []string, key string) bool {
 	return false
 }
 
-// runPlain starts the process on pipes.
+// runPlain starts the process on pipes, all three of them: os/exec would put the
+// host's /dev/null in the place of one that is missing, and crun gives the streams
+// of an exec to its user, who could then close /dev/null to everybody.
 func (s *Store) runPlain(e *session, st Streams, ended chan<- error) (release func(), err error) {
-	release = func() {}
+	if st.Stdout == nil {
+		st.Stdout = io.Discard
+	}
+	if st.Stderr == nil {
+		st.Stderr = io.Discard
+	}
 	e.cmd.Stdout, e.cmd.Stderr = st.Stdout, st.Stderr
-	var ours *os.File
-	if st.Stdin != nil {
-		// Not cmd.Stdin: Wait would wait for a client that sends nothing.
-		theirs, w, err := os.Pipe()
-		if err != nil {
-			return nil, fmt.Errorf("making a pipe: %w", err)
+	// Not a reader for cmd.Stdin: Wait would wait for a client that sends nothing.
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	defer theirs.Close()
+	e.cmd.Stdin = theirs
+	release = func() { ours.Close() }
+	if e.user != nil {
+		if err := givePipe(theirs, *e.user); err != nil {
+			release()
+			return nil, err
 		}
-		defer theirs.Close()
-		e.cmd.Stdin, ours = theirs, w
-		if e.user != nil {
-			if err := givePipe(theirs, *e.user); err != nil {
-				w.Close()
-				return nil, err
-			}
-		}
-		release = func() { w.Close() }
+	}
+	if st.Stdin == nil {
+		release() // it reads an end of file
 	}
 	wait, err := e.startPlain(st)
 	if err != nil {
 		release()
 		return nil, err
 	}
-	if ours != nil {
+	if st.Stdin != nil {
 		// Ends with the pipe or with the client, whose connection the caller closes.
 		go func() {
 			io.Copy(ours, st.Stdin)

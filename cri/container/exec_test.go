@@ -84,6 +84,31 @@ func TestExecStdin(t *testing.T) {
 	})
 }
 
+// TestExecStreamsAreItsOwn sees that no stream of an exec is the host's
+// /dev/null, also where its client gives none: crun makes the user its owner.
+func TestExecStreamsAreItsOwn(t *testing.T) {
+	each(t, func(t *testing.T, n *node) {
+		cfg := n.config("sleep", "1000")
+		cfg.Linux.SecurityContext.RunAsUsername = "web"
+		id := n.start(cfg)
+		var out bytes.Buffer
+		for _, look := range []struct {
+			script string
+			st     Streams
+		}{
+			{"readlink /proc/$$/fd/0", Streams{Stdout: &out}},
+			{"readlink /proc/$$/fd/1 >&2", Streams{Stderr: &out}},
+			{"readlink /proc/$$/fd/2", Streams{Stdout: &out}},
+		} {
+			out.Reset()
+			code, err := n.store.Exec(t.Context(), id, []string{"sh", "-c", look.script}, look.st)
+			if err != nil || code != 0 || !strings.HasPrefix(out.String(), "pipe:") {
+				t.Errorf("%s: %q (%d, %v)", look.script, out.String(), code, err)
+			}
+		}
+	})
+}
+
 func TestExecTerminal(t *testing.T) {
 	each(t, func(t *testing.T, n *node) {
 		id := n.start(n.config("sleep", "1000"))
