@@ -15,7 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// importEnv names root and archive, by which this test binary becomes a
+// importEnv names root and archive (or pull=REF), by which this test binary becomes a
 // process that imports and is killed for it.
 const importEnv = "BERTH_TEST_IMPORT"
 
@@ -24,6 +24,12 @@ func importToBeKilled(root, archive string) int {
 	s, err := Open(context.Background(), Config{Root: root})
 	if err != nil {
 		return 2
+	}
+	if ref, ok := strings.CutPrefix(archive, "pull="); ok {
+		if _, err := s.Pull(context.Background(), ref, Auth{}, nil); err != nil {
+			return 1
+		}
+		return 0
 	}
 	f, err := os.Open(archive)
 	if err != nil {

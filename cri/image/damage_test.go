@@ -106,7 +106,7 @@ func TestVerify(t *testing.T) {
 	t.Parallel()
 	p := startProxy(t, startRegistry(t), nil)
 	b := build(t, ocispec.ImageConfig{}, small(t).diffs[0], layerTar(t, file{name: "noise", body: noise(50_000)}, file{name: "l", kind: tar.TypeSymlink, link: "noise"}),
-		layerTar(t, file{name: "dir/.wh.b"}, file{name: "dir/c", body: "c"}))
+		layerTar(t, file{name: "dir/.wh.a"}, file{name: ".wh.noise"}, file{name: "dir/c", body: "c"}), layerTar(t, file{name: "late", kind: tar.TypeLink, link: "l"}, file{name: ".wh.l"}, file{name: "dir/a", body: strings.Repeat("a", 9000)}))
 	b.push(p.host, "app", "1")
 	other := build(t, ocispec.ImageConfig{}, layerTar(t, file{name: "o", body: "o"}))
 	s := newStore(t)
@@ -176,14 +176,14 @@ func testVerifyUnpacked(t *testing.T, s *Store, p *proxy, img Image, verify func
 	}
 	target := mountOne(t, s, "c", img)
 	for what, damage := range map[string]func(){
-		"flipped bit": func() { flip(t, filepath.Join(dirs[1], "noise"), 33_333) },
-		"emptied":     func() { truncate(t, filepath.Join(dirs[2], "dir/a"), 0) },
+		"flipped bit": func() { flip(t, filepath.Join(dirs[2], "noise"), 33_333) },
+		"emptied":     func() { truncate(t, filepath.Join(dirs[3], "dir/a"), 0) },
 		"mode": func() {
-			if err := os.Chmod(filepath.Join(dirs[1], "noise"), 0o600); err != nil {
+			if err := os.Chmod(filepath.Join(dirs[2], "noise"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"missing": func() { remove(t, filepath.Join(dirs[0], "dir/c")) },
+		"missing": func() { remove(t, filepath.Join(dirs[1], "dir/c")) },
 	} {
 		damage()
 		d := verify(true)

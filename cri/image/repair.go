@@ -187,6 +187,7 @@ func (v *verification) layer(ctx context.Context, i snapshots.Info, why string, 
 	// A container is pinned to its layers under this lock, before it is mounted.
 	v.indexMu.Lock()
 	defer v.indexMu.Unlock()
+	v.bad[i.Name] = true
 	above := standing(i.Name, all)
 	for _, ref := range v.rootfs.List() {
 		if ref.Image == "" || slices.Contains(above, ref.Chain) {
@@ -200,6 +201,7 @@ func (v *verification) layer(ctx context.Context, i snapshots.Info, why string, 
 		return nil
 	case again.key != "":
 		d.Why += "; it was unpacked again"
+		v.bad[i.Name] = false
 		return exchange(again.job.Upper, i.Labels[upperLabel])
 	}
 	v.dropped = true

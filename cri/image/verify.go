@@ -42,7 +42,7 @@ func (s *Store) Verify(ctx context.Context, repair bool, progress func(Progress)
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	v := &verification{Store: s, repair: repair, report: progress}
+	v := &verification{Store: s, repair: repair, report: progress, bad: map[string]bool{}}
 	err := s.leased(ctx, func(ctx context.Context) error {
 		if err := v.blobs(ctx); err != nil {
 			return err
@@ -69,8 +69,9 @@ type verification struct {
 	report   func(Progress)
 	progress Progress
 	found    []Damage
-	changed  bool // names or content
-	dropped  bool // layers
+	bad      map[string]bool // layers that are damaged, and those on them
+	changed  bool            // names or content
+	dropped  bool            // layers
 }
 
 // blobs verifies stored content.
@@ -218,7 +219,13 @@ func (v *verification) layers(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list layers: %w", err)
 	}
-	for _, i := range all {
+	// A layer takes after those below it: these come first, and what stands on a
+	// damaged one is not looked at before that is mended.
+	for _, i := range bottomUp(all) {
+		if v.bad[i.Parent] {
+			v.bad[i.Name] = true
+			continue
+		}
 		why, again, err := v.verifyLayer(ctx, i)
 		if err == nil && why != "" {
 			err = v.layer(ctx, i, why, again, all)
@@ -231,6 +238,19 @@ func (v *verification) layers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// bottomUp orders layers so that each comes after the one it stands on.
+func bottomUp(all []snapshots.Info) []snapshots.Info {
+	above := map[string][]snapshots.Info{}
+	for _, i := range all {
+		above[i.Parent] = append(above[i.Parent], i)
+	}
+	out := slices.Clone(above[""])
+	for n := 0; n < len(out); n++ {
+		out = append(out, above[out[n].Name]...)
+	}
+	return out
 }
 
 // verifyLayer tells what is wrong with an unpacked layer; empty for nothing. Where
