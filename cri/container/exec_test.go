@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -91,19 +93,32 @@ func TestExecStreamsAreItsOwn(t *testing.T) {
 		cfg := n.config("sleep", "1000")
 		cfg.Linux.SecurityContext.RunAsUsername = "web"
 		id := n.start(cfg)
-		var out bytes.Buffer
-		for _, look := range []struct {
-			script string
-			st     Streams
-		}{
-			{"readlink /proc/$$/fd/0", Streams{Stdout: &out}},
-			{"readlink /proc/$$/fd/1 >&2", Streams{Stderr: &out}},
-			{"readlink /proc/$$/fd/2", Streams{Stdout: &out}},
-		} {
-			out.Reset()
-			code, err := n.store.Exec(t.Context(), id, []string{"sh", "-c", look.script}, look.st)
-			if err != nil || code != 0 || !strings.HasPrefix(out.String(), "pipe:") {
-				t.Errorf("%s: %q (%d, %v)", look.script, out.String(), code, err)
+		mark := strconv.Itoa(10_000_000 + os.Getpid()) // seconds to sleep, by which it is found
+		ctx, end := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = n.store.Exec(ctx, id, []string{"sleep", mark}, Streams{}) // is ended
+		}()
+		defer func() { end(); <-done }()
+		var links []string
+		for end := time.Now().Add(20 * time.Second); len(links) == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			all, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is valid
+			for _, f := range all {
+				if line, _ := os.ReadFile(f); string(line) == "sleep\x00"+mark+"\x00" {
+					for _, fd := range []string{"0", "1", "2"} {
+						l, _ := os.Readlink(filepath.Join(filepath.Dir(f), "fd", fd))
+						links = append(links, l)
+					}
+				}
+			}
+		}
+		if len(links) != 3 {
+			t.Fatalf("the process has the streams %q", links)
+		}
+		for fd, l := range links {
+			if !strings.HasPrefix(l, "pipe:") {
+				t.Errorf("stream %d is %q", fd, l)
 			}
 		}
 	})
