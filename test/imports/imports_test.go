@@ -45,7 +45,7 @@ var rules = []rule{
 	{"probes", []string{"probes/"}},
 	{"probes/", []string{"probes/"}},
 	{"stats", []string{"stats/"}},
-	{"stats/", []string{"stats/"}},
+	{"stats/", []string{"stats", "stats/"}},
 	{"cmd/", []string{"agent/", "cri/", "cni", "cni/", "csi", "csi/", "probes", "probes/", "stats", "stats/", "cmd/"}},
 	{"examples/", []string{"test/"}},
 	{"test/", []string{"test/", "agent/", "cri/", "cni", "cni/", "csi", "csi/", "probes", "probes/", "stats", "stats/"}},
