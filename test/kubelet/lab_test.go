@@ -383,18 +383,6 @@ func (l *lab) ended(name string, phase v1.PodPhase) *v1.Pod {
 	})
 }
 
-func statusText(p *v1.Pod) string {
-	text := fmt.Sprintf("%s %s %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
-	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
-		body, err := json.Marshal(c.State)
-		if err != nil {
-			continue // for a person to read: the rest says enough
-		}
-		text += fmt.Sprintf("; %s ready=%v restarts=%d %s", c.Name, c.Ready, c.RestartCount, body)
-	}
-	return text
-}
-
 // remove deletes a pod and waits until it is gone.
 func (l *lab) remove(kind, name string) {
 	l.t.Helper()
