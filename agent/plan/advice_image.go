@@ -52,7 +52,7 @@ var imageAdvice = []rule{
 	// It was there when the container was to be made, and then it was not.
 	{re: regexp.MustCompile(`image "([^"]+)" of (?:container|volume) "[^"]+" is not there any more`),
 		say: "Find out who removes images on this node: $1 is fetched again unless its pull policy is Never."},
-	{reasons: []pod.Reason{imageVolumeFailed}, re: regexp.MustCompile(`subPath`), say: "Correct the subPath of the image volume: it names a file or directory in the image."},
+	{reasons: []pod.Reason{imageVolumeFailed}, re: regexp.MustCompile(`(?i)subPath`), say: "Correct the subPath of the image volume: it names a file or directory in the image."},
 	{reasons: []pod.Reason{imageVolumeFailed}, say: "Check the reference of the image volume and what is in that image."},
 }
 

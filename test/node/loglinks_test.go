@@ -124,11 +124,19 @@ func testLogLinks(t *testing.T, a *Agent) {
 	}
 }
 
-// inOrder sees that no line is missing and none comes twice.
+// inOrder sees that no line is missing and none comes twice. containerd makes the
+// new file before it stops writing to the old one: who follows the link may miss
+// some lines at each rotation.
 func inOrder(t *testing.T, link string, text *bytes.Buffer) {
-	n := 0
+	n, spare := 0, 0
+	if Chosen(t) == Containerd {
+		spare = 10
+	}
 	for lines := bufio.NewScanner(text); lines.Scan(); {
 		n++
+		for ; spare > 0 && !strings.HasSuffix(lines.Text(), fmt.Sprintf(" line %d of a log that is followed by its link", n)); spare-- {
+			n++
+		}
 		if want := fmt.Sprintf(" stdout F line %d of a log that is followed by its link", n); !strings.HasSuffix(lines.Text(), want) {
 			t.Fatalf("%s: line %d is %q", link, n, lines.Text())
 		}

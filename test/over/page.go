@@ -108,6 +108,7 @@ The agent tells what its runtime tells. Over containerd, with runc 1.5.2 or crun
 - A container that the kernel killed for want of memory is OOMKilled, without a sentence that tells the limit.
 - An image of another platform is pulled and run.
 - A container that somebody removed while it ran is told as ContainerStatusUnknown, for it is gone before it can be looked at.
+- A log shipper that follows the links may miss lines at a rotation: containerd makes the new file before it leaves the old one.
 - What ended while containerd was away has the exit code 255, for it does not ask its shim.
 - ` + "`berth images import` and `verify`" + ` and the progress of pulls are Berth's runtime's own: they are refused with a sentence, or left out.
 - Debian's crun 1.8.1 refuses the OCI specification of containerd 2.4: these tests lower the version in a wrapper.
