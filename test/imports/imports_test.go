@@ -44,7 +44,7 @@ var rules = []rule{
 	{"csi/", []string{"csi/"}},
 	{"probes", []string{"probes/"}},
 	{"probes/", []string{"probes/"}},
-	{"stats", []string{"stats/"}},
+	{"stats", []string{"stats", "stats/"}},
 	{"stats/", []string{"stats", "stats/"}},
 	{"cmd/", []string{"agent/", "cri/", "cni", "cni/", "csi", "csi/", "probes", "probes/", "stats", "stats/", "cmd/"}},
 	{"examples/", []string{"test/"}},
