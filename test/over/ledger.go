@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ledger keeps outcomes from one run to the next, so that a long run that was cut
@@ -15,6 +16,7 @@ import (
 type ledger struct {
 	Commits  []string          // that the outcomes are of, in their order
 	Outcomes map[string]record // by name
+	Took     time.Duration     // all runs
 }
 
 type record struct{ Action, Why string }

@@ -89,7 +89,11 @@ func run(o options) error {
 	}
 	seen := kept.outcomes()
 	o.commit = strings.Join(kept.Commits, ", then ")
-	took := time.Since(began)
+	kept.Took += time.Since(began)
+	if err := kept.write(o.ledger); err != nil {
+		return err
+	}
+	took := kept.Took
 	fmt.Println(seen.summary(o, took))
 	if !o.short {
 		missing, err := seen.missing()
