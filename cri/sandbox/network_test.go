@@ -13,8 +13,8 @@ import (
 
 // TestCheckNetwork: what a network cannot do is refused before anything exists.
 func TestCheckNetwork(t *testing.T) {
-	port := func(p runtimeapi.PortMapping) *runtimeapi.PodSandboxConfig {
-		return &runtimeapi.PodSandboxConfig{PortMappings: []*runtimeapi.PortMapping{&p}}
+	port := func(p *runtimeapi.PortMapping) *runtimeapi.PodSandboxConfig {
+		return &runtimeapi.PodSandboxConfig{PortMappings: []*runtimeapi.PortMapping{p}}
 	}
 	annotated := func(kv ...string) *runtimeapi.PodSandboxConfig {
 		c := &runtimeapi.PodSandboxConfig{Annotations: map[string]string{}}
@@ -25,15 +25,15 @@ func TestCheckNetwork(t *testing.T) {
 	}
 	for want, configs := range map[string][]*runtimeapi.PodSandboxConfig{
 		"": {
-			port(runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80}),
-			port(runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80, Protocol: runtimeapi.Protocol_SCTP, HostIp: "::1"}),
-			port(runtimeapi.PortMapping{ContainerPort: 0}), // not published
+			port(&runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80}),
+			port(&runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80, Protocol: runtimeapi.Protocol_SCTP, HostIp: "::1"}),
+			port(&runtimeapi.PortMapping{ContainerPort: 0}), // not published
 			annotated(ingressAnnotation, "1k", egressAnnotation, "1P"),
 			annotated(ingressAnnotation, "1.5M"), annotated(),
 		},
-		"not an IP address":          {port(runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80, HostIp: "host -j ACCEPT"})},
-		"numbers from 1 to 65535":    {port(runtimeapi.PortMapping{HostPort: 65536, ContainerPort: 80}), port(runtimeapi.PortMapping{HostPort: -1, ContainerPort: 80})},
-		"none of TCP, UDP and SCTP":  {port(runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80, Protocol: 7})},
+		"not an IP address":          {port(&runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80, HostIp: "host -j ACCEPT"})},
+		"numbers from 1 to 65535":    {port(&runtimeapi.PortMapping{HostPort: 65536, ContainerPort: 80}), port(&runtimeapi.PortMapping{HostPort: -1, ContainerPort: 80})},
+		"none of TCP, UDP and SCTP":  {port(&runtimeapi.PortMapping{HostPort: 80, ContainerPort: 80, Protocol: 7})},
 		"from 1k to 1P bits":         {annotated(ingressAnnotation, "999"), annotated(egressAnnotation, "2P"), annotated(egressAnnotation, "-10M"), annotated(ingressAnnotation, "0")},
 		"is not a quantity like 10M": {annotated(ingressAnnotation, "fast"), annotated(egressAnnotation, strings.Repeat("9", 100000)+"x"), annotated(egressAnnotation, "")},
 	} {
