@@ -44,8 +44,11 @@ func startFolder(t *testing.T, s *Store, dir string, watched bool) (*Folder, fun
 // within waits until ok, at most two seconds of a machine with nothing else to do.
 func within(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	begin := time.Now()
-	for end := begin.Add(patience.For(2 * time.Second)); !ok(); time.Sleep(10 * time.Millisecond) {
+	begin, limit := time.Now(), patience.For(2*time.Second)
+	if raceEnabled {
+		limit *= 5
+	}
+	for end := begin.Add(limit); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not after %v", what, time.Since(begin))
 		}

@@ -93,7 +93,12 @@ func TestHostileImagesCostLittle(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			archive := c.b.layout("app:1")
-			s := newStore(t, func(c *Config) { c.MaxLayerBytes, c.MaxLayerEntries, c.UnpackMemory = 64<<20, 5_000, 256<<20 })
+			s := newStore(t, func(c *Config) {
+				c.MaxLayerBytes, c.MaxLayerEntries = 64<<20, 5_000
+				if !raceEnabled { // which itself takes more
+					c.UnpackMemory = 256 << 20
+				}
+			})
 			clearPeak(t)
 			before := peakRSS(t)
 			_, err := s.Import(t.Context(), bytes.NewReader(archive), nil)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -34,10 +33,9 @@ type layer struct {
 // img is one image: what Berth gets, and, where umoci takes something in another
 // form only, what umoci gets for it.
 type img struct {
-	name   string
-	layers []layer
-	umoci  []layer
-	// count marks images whose link counts overlayfs cannot give: see faults_test.go.
+	name    string
+	layers  []layer
+	umoci   []layer
 	refused bool // both are to refuse it
 }
 
@@ -219,5 +217,3 @@ func many(n int, f func(int) layer) []layer {
 	}
 	return out
 }
-
-var _ = fmt.Sprint

@@ -45,7 +45,7 @@ func umociProgram(t *testing.T) string {
 	return path
 }
 
-const seeds = 50
+const seeds = 40
 
 // TestTreesAreUmocis unpacks generated images with Berth, half of them pulled and
 // half imported, and with umoci, and compares what a container would see.
@@ -78,8 +78,8 @@ func TestTreesAreUmocis(t *testing.T) {
 	if t.Failed() || strings.Contains(strings.Join(os.Args, " "), "-test.run") {
 		return
 	}
-	if compared < 100 {
-		t.Errorf("%d trees were compared, at least 100 are to be", compared)
+	if compared < 80 {
+		t.Errorf("%d trees were compared, at least 80 are to be", compared)
 	}
 }
 
