@@ -19,7 +19,6 @@ func withDefaultTag(image string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return "", &pod.Error{Op: opPull.what, Kind: pod.Invalid, Reason: pod.InvalidImageName,
-			//lint:ignore ST1005 the kubelet's words, which people search for
 			Err: fmt.Errorf("Failed to apply default image tag %q: couldn't parse image reference %q: %w", image, image, err)}
 	}
 	_, tagged := named.(reference.Tagged)
@@ -75,7 +74,6 @@ func (r *Runtime) pullImage(ctx context.Context, t *task) error {
 	if policy != v1.PullAlways {
 		have, err := r.imageStatus(ctx, spec)
 		if err != nil {
-			//lint:ignore ST1005 the kubelet's words, which people search for
 			return fail(opInspect, fmt.Errorf("Failed to inspect image %q: %w", image, err))
 		}
 		if have != nil {
@@ -84,7 +82,6 @@ func (r *Runtime) pullImage(ctx context.Context, t *task) error {
 		}
 		if policy == v1.PullNever {
 			return &pod.Error{Op: opPull.what, Kind: pod.NotFound, Reason: pod.ErrImageNeverPull,
-				//lint:ignore ST1005 the kubelet's words, which people search for
 				Err: fmt.Errorf("Container image %q is not present with pull policy of Never", want.image)}
 		}
 	}
