@@ -82,6 +82,7 @@ func (r *Runtime) pullImage(ctx context.Context, t *task) error {
 		}
 		if policy == v1.PullNever {
 			return &pod.Error{Op: opPull.what, Kind: pod.NotFound, Reason: pod.ErrImageNeverPull,
+				//lint:ignore ST1005 the kubelet's words, which people search for
 				Err: fmt.Errorf("Container image %q is not present with pull policy of Never", want.image)}
 		}
 	}
