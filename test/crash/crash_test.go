@@ -19,7 +19,7 @@ import (
 )
 
 // sampleSize is how many places a sample run kills at.
-const sampleSize = 100
+const sampleSize = 60
 
 const manifest = `apiVersion: v1
 kind: ConfigMap

@@ -22,8 +22,8 @@ var variants = []struct {
 	pids     runtimeapi.NamespaceMode
 	sample   int
 }{
-	{"crun", true, runtimeapi.NamespaceMode_CONTAINER, 60},
-	{"runc", false, runtimeapi.NamespaceMode_POD, 30},
+	{"crun", true, runtimeapi.NamespaceMode_CONTAINER, 40},
+	{"runc", false, runtimeapi.NamespaceMode_POD, 20},
 }
 
 // TestRuntimeKilledAnywhere leads a pod over CRI through its life once for each
