@@ -20,7 +20,8 @@ type attachment struct {
 	Network  string          `json:"network"`
 	Owned    bool            `json:"owned"` // the default network's
 	Conflist json.RawMessage `json:"conflist"`
-	IPs      []string        `json:"ips,omitempty"` // once ADD has answered
+	IPs      []string        `json:"ips,omitempty"`     // once ADD has answered
+	Undoing  bool            `json:"undoing,omitempty"` // a DEL of its plugins was begun
 }
 
 // attachments are the records, one file a sandbox. Those of the default network

@@ -36,7 +36,8 @@ func (n *Network) delete(ctx context.Context, r Request) error {
 func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	x, err := n.records.read(sandbox)
 	failed := err == nil && x != nil && len(x.IPs) == 0
-	if errors.Is(err, errTorn) {
+	torn := errors.Is(err, errTorn)
+	if torn {
 		// What it said is lost: ask the plugins of now to release what they have for this sandbox.
 		if cur := n.current.Load(); cur != nil {
 			x, err = &attachment{Request: Request{SandboxID: sandbox}, Network: cur.list.Name, Owned: cur.owned, Conflist: cur.list.Bytes}, nil
@@ -53,6 +54,10 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 	if err != nil {
 		return &Error{InvalidConf, "DEL", err}
 	}
+	cut := failed || torn || x.Undoing
+	if !cut {
+		n.mark(x)
+	}
 	x.Request.NetNS = netns
 	if _, err := os.Stat(netns); err != nil {
 		x.Request.NetNS = "" // as after a reboot: plugins release what they hold outside
@@ -62,10 +67,31 @@ func (n *Network) detach(ctx context.Context, sandbox, netns string) error {
 		return err
 	}
 	defer done()
+	if cut {
+		n.awaitStrays(ctx, sandbox)
+	}
 	if err := n.delChain(ctx, x, list, failed); err != nil {
 		return asError("DEL", x.Network, err)
 	}
+	if (cut || x.Request.NetNS == "") && !x.Owned { // the default network masquerades its range, not pods
+		if err := n.sweepMasquerade(ctx, x); err != nil {
+			return asError("DEL", x.Network, err)
+		}
+	}
 	return asError("DEL", x.Network, n.records.erase(sandbox))
+}
+
+// mark records that the plugins of an attachment are about to undo it, so that
+// the next DEL knows of one that was cut off. Not flushed: after a crash of the
+// machine nothing is left to sweep. Nor needed: a full disk keeps no sandbox.
+func (n *Network) mark(x *attachment) {
+	if x.Owned {
+		return // no plugin of the default network needs it
+	}
+	x.Undoing = true
+	if err := n.records.write(x, false); err != nil {
+		n.cfg.Log.Warn("that a sandbox is being detached is not recorded", "sandbox", x.Request.SandboxID, "error", err)
+	}
 }
 
 // delChain calls DEL of the plugins, the last first, with what the last ADD that

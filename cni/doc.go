@@ -12,6 +12,9 @@
 //	   ▲                       │                     │
 //	   └──record erased── deleted ◀──DEL answers─────┘
 //
+// A DEL that follows one that was cut off, or an ADD, also sweeps what plugins do
+// not find again: leftover.go.
+//
 // Records of third-party networks are flushed to disk before ADD, because their
 // addresses may outlive this machine's boot; those of the default network, whose
 // leases are this machine's own and reclaimed by GC, are not.
