@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -23,7 +25,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(agentDir)
+	os.Exit(code)
 }
 
 // agentConfig is that of all agents of one directory.
@@ -145,7 +149,8 @@ func (v *victim) recover(t *testing.T, after string, remove bool, ns string) {
 }
 
 // killAnywhere kills agents at all failpoints of an ADD and a DEL, and at random
-// moments, and sees that the next one leaves nothing of them. With gone, every
+// moments (3, or CNI_TEST_KILLS), and sees that the next one leaves nothing of
+// them. With gone, every
 // other time the network namespace is gone by then too, and only GC cleans up.
 func killAnywhere(t *testing.T, conf, bin string, gone bool) {
 	run(t, "ip", "link", "set", "lo", "up")
@@ -187,34 +192,49 @@ func killAnywhere(t *testing.T, conf, bin string, gone bool) {
 	}
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0))
-	for i := range 6 {
+	kills := 3
+	if more, err := strconv.Atoi(os.Getenv("CNI_TEST_KILLS")); err == nil {
+		kills = more
+	}
+	for i := range kills {
 		after := time.Duration(random.Int64N(int64(whole)))
 		v.start(t, after)
 		v.recover(t, fmt.Sprintf("%s (seed %d)", after, seed), !gone || i%2 == 0, ns)
 	}
 }
 
-// failpoints builds this test with failpoints in it, for the tests below.
-func failpoints(t *testing.T) {
+// agentDir is where agentBinary is, until all tests have ended.
+var agentDir string
+
+// agentBinary is this test with failpoints in it.
+var agentBinary = sync.OnceValues(func() (path string, err error) {
+	if agentDir, err = os.MkdirTemp("", "cni-agent-"); err != nil {
+		return "", err
+	}
+	path = filepath.Join(agentDir, "agent")
+	if b, err := exec.Command("go", "test", "-c", "-tags", "failpoints", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building with failpoints: %w: %s", err, b)
+	}
+	return path, nil
+})
+
+// aloneToKill is alone with an agent to kill in CNI_TEST_BINARY.
+func aloneToKill(t *testing.T) bool {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it makes network namespaces and a bridge")
+	if os.Getuid() != 0 || os.Getenv("CNI_TEST_ALONE") != "" {
+		return alone(t)
 	}
-	if os.Getenv("CNI_TEST_BINARY") != "" {
-		return
+	path, err := agentBinary()
+	if err != nil {
+		t.Fatal(err)
 	}
-	out := filepath.Join(t.TempDir(), "agent")
-	if b, err := exec.Command("go", "test", "-c", "-tags", "failpoints", "-o", out, ".").CombinedOutput(); err != nil {
-		t.Fatalf("building with failpoints: %v\n%s", err, b)
-	}
-	t.Setenv("CNI_TEST_BINARY", out)
+	return alone(t, "CNI_TEST_BINARY="+path)
 }
 
 // TestKilledAnywhere: of an agent that is killed anywhere in an ADD or a DEL of
 // the default network, nothing is left.
 func TestKilledAnywhere(t *testing.T) {
-	failpoints(t)
-	if alone(t) {
+	if aloneToKill(t) {
 		killAnywhere(t, "", "/usr/lib/cni", true)
 	}
 }
@@ -224,8 +244,7 @@ func TestKilledAnywhere(t *testing.T) {
 // answer is on the disk only the namespace knows the address, and with it which
 // rules the bridge plugin has made to masquerade it.
 func TestKilledInAChain(t *testing.T) {
-	failpoints(t)
-	if alone(t) {
+	if aloneToKill(t) {
 		conf := strings.NewReplacer("VERSION", "1.1.0", "THIRD", "9", "NAME", "chained", "BRIDGE", "chained0").Replace(chainConf)
 		killAnywhere(t, conf, newest(t), false)
 	}

@@ -16,8 +16,8 @@ import (
 )
 
 // alone runs the test that calls it again in a network namespace of its own,
-// where it may flush what it likes; it returns true in there.
-func alone(t *testing.T) bool {
+// where it may flush what it likes, beside others; it returns true in there.
+func alone(t *testing.T, env ...string) bool {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it makes network namespaces and a bridge")
@@ -25,8 +25,9 @@ func alone(t *testing.T) bool {
 	if os.Getenv("CNI_TEST_ALONE") == t.Name() {
 		return true
 	}
+	t.Parallel()
 	cmd := exec.Command("unshare", "--net", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
-	cmd.Env = append(os.Environ(), "CNI_TEST_ALONE="+t.Name())
+	cmd.Env = append(append(os.Environ(), env...), "CNI_TEST_ALONE="+t.Name())
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("%v\n%s", err, out)
@@ -180,12 +181,13 @@ func TestHostPorts(t *testing.T) {
 			} {
 				for ip, want := range answers {
 					addr := net.JoinHostPort(ip, fmt.Sprint(port))
-					err := dial(addr)
-					if !want {
-						c, e := net.DialTimeout("tcp", addr, time.Second)
-						if err = e; e == nil {
-							c.Close()
-						}
+					var err error
+					if want {
+						err = dial(addr)
+					} else if c, e := net.DialTimeout("tcp", addr, time.Second); e != nil {
+						err = e
+					} else {
+						c.Close()
 					}
 					if (err == nil) != want {
 						t.Errorf("%s answers %v, want %v", addr, err, want)
