@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"flag"
 	"io"
 	"os"
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,19 @@ func TestMain(m *testing.M) {
 	if root, archive, ok := strings.Cut(os.Getenv(importEnv), ":"); ok {
 		os.Exit(importToBeKilled(root, archive))
 	}
+	flag.Parse()
+	sideBySide(8)
 	os.Exit(m.Run())
+}
+
+// sideBySide has n tests run at once, unless -parallel says otherwise: most wait
+// for the disk, whose writes are synced, and not for a processor.
+func sideBySide(n int) {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(n)) // the flag of every test binary
+	}
 }
 
 // file is one entry of a layer.

@@ -41,6 +41,10 @@ func importToBeKilled(root, archive string) int {
 	return 0
 }
 
+// killStep is the time between two moments of TestKilledImport, unless
+// $BERTH_KILL_STEP says another.
+const killStep = 50 * time.Millisecond
+
 // TestKilledImport kills an importing process at many moments. After each, the
 // store opens, holds nothing or the whole image, and takes it again.
 func TestKilledImport(t *testing.T) {
@@ -53,8 +57,14 @@ func TestKilledImport(t *testing.T) {
 	if err := os.WriteFile(archive, b.layout("app:1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	half := 0
-	for delay := 15 * time.Millisecond; delay < 350*time.Millisecond; delay += 30 * time.Millisecond {
+	half, step := 0, killStep
+	if v := os.Getenv("BERTH_KILL_STEP"); v != "" {
+		var err error
+		if step, err = time.ParseDuration(v); err != nil || step <= 0 {
+			t.Fatalf("BERTH_KILL_STEP is to be a time: %q, %v", v, err)
+		}
+	}
+	for delay := 15 * time.Millisecond; delay < 350*time.Millisecond; delay += step {
 		ctx, cancel := context.WithCancel(t.Context())
 		cmd := exec.CommandContext(ctx, os.Args[0])
 		cmd.Env = append(os.Environ(), importEnv+"="+root+":"+archive)

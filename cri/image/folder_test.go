@@ -41,19 +41,23 @@ func startFolder(t *testing.T, s *Store, dir string, watched bool) (*Folder, fun
 	return f, stop
 }
 
-// within waits until ok, at most two seconds of a machine with nothing else to do.
+// within waits until ok. Two seconds is the promise, on a machine with nothing
+// else to do, and is logged; the limit is for a starved one, and is far below
+// folderRest, after which what a lost notification was about would be found too.
 func within(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	begin, limit := time.Now(), patience.For(2*time.Second)
-	if raceEnabled {
-		limit *= 5
-	}
-	for end := begin.Add(limit); !ok(); time.Sleep(10 * time.Millisecond) {
+	begin := time.Now()
+	for end := begin.Add(patience.For(10 * time.Second)); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not after %v", what, time.Since(begin))
 		}
 	}
-	t.Logf("%s: after %v", what, time.Since(begin))
+	took := time.Since(begin)
+	if took > 2*time.Second {
+		t.Logf("%s: after %v, more than the two seconds that are promised where nothing else runs", what, took)
+		return
+	}
+	t.Logf("%s: after %v", what, took)
 }
 
 func has(s *Store, ref string) func() bool {

@@ -37,9 +37,16 @@ func clearPeak(t *testing.T) {
 
 // TestHostileImagesCostLittle imports images that are made to exhaust something.
 // The error says which limit it was, and the process that unpacks nothing itself
-// stays small. Not parallel: it measures its own memory.
+// stays small. Parallel where it does not measure its own memory.
 func TestHostileImagesCostLittle(t *testing.T) {
-	zeros := layerTar(t, file{name: "zeros", body: strings.Repeat("\x00", 16<<20)})
+	if raceEnabled {
+		t.Parallel()
+	}
+	unit := 2 << 20 // of which a bomb has eight, twice what is taken
+	if !raceEnabled {
+		unit *= 8
+	}
+	zeros := layerTar(t, file{name: "zeros", body: strings.Repeat("\x00", unit)})
 	bomb := bytes.Repeat(zeros[:len(zeros)-1024], 8)
 	// A frame that wants a window of two gigabytes.
 	window := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00}
@@ -92,9 +99,12 @@ func TestHostileImagesCostLittle(t *testing.T) {
 		{"nesting", nested, CodeBadImage, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if raceEnabled {
+				t.Parallel()
+			}
 			archive := c.b.layout("app:1")
 			s := newStore(t, func(c *Config) {
-				c.MaxLayerBytes, c.MaxLayerEntries = 64<<20, 5_000
+				c.MaxLayerBytes, c.MaxLayerEntries = int64(4*unit), 5_000
 				if !raceEnabled { // which itself takes more
 					c.UnpackMemory = 256 << 20
 				}
@@ -119,13 +129,17 @@ func TestCollectionBesidePulls(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	shared := layerTar(t, file{name: "shared", body: noise(100_000)})
+	rounds := 5
+	if raceEnabled {
+		rounds = 2 // which is slow, and sees in two what it would see in five
+	}
 	var wg sync.WaitGroup
 	over := make(chan struct{})
 	for n := range 4 {
 		own := build(t, ocispec.ImageConfig{Cmd: []string{fmt.Sprint(n)}}, shared, layerTar(t, file{name: "own", body: fmt.Sprint(n)}))
 		archive, name := own.layout(fmt.Sprintf("app%d:1", n)), fmt.Sprintf("app%d:1", n)
 		wg.Go(func() {
-			for i := range 5 {
+			for i := range rounds {
 				list, err := s.Import(t.Context(), bytes.NewReader(archive), nil)
 				if err != nil {
 					t.Errorf("import %s: %v", name, err)

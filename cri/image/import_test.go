@@ -253,6 +253,7 @@ func TestImportHostileLayers(t *testing.T) {
 		{"many entries", [][]byte{layerTar(t, manyFiles(2000)...)}, CodeLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStore(t, func(c *Config) { c.MaxLayerBytes, c.MaxLayerEntries = 2<<20, 1000 })
 			b := build(t, ocispec.ImageConfig{}, c.layers...)
 			_, err := s.Import(t.Context(), bytes.NewReader(b.layout("app:1")), nil)

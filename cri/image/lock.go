@@ -37,20 +37,37 @@ func lockRoot(root string) (*os.File, error) {
 	return f, nil
 }
 
-// lockPatience is how long the lock of a process that has ended may still be
-// held: a program that it was about to start when it was killed has the file
-// open until its exec.
-const lockPatience = 10 * time.Second
+// A program that the last holder was about to start has the lock's file open
+// until its exec, and with it the lock. That is waited out: long where the
+// process that the file names has ended, for it can only be that, and short
+// where that process lives and may well hold the lock itself.
+const (
+	lockPatience = 10 * time.Second
+	livePatience = time.Second
+	lockPause    = 10 * time.Millisecond
+)
 
-// patientFlock locks f. It waits for a holder that is no more, and fails at once
-// with EWOULDBLOCK if the process that the file names is alive.
+// patientFlock locks f. It fails with EWOULDBLOCK where the lock stays held.
 func patientFlock(f *os.File) error {
-	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+	for begin := time.Now(); ; time.Sleep(lockPause) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) || holderLives(f) {
+		waited := time.Since(begin)
+		if !errors.Is(err, unix.EWOULDBLOCK) || waited > lockPatience || waited > livePatience && holderLives(f) {
 			return err
 		}
 	}
+}
+
+// unlockRoot gives the lock up, also for a program between fork and exec that
+// has the file open: the lock is of the open file, not of the process.
+func unlockRoot(f *os.File) error {
+	var unlock error
+	if conn, err := f.SyscallConn(); err == nil {
+		if err := conn.Control(func(fd uintptr) { unlock = unix.Flock(int(fd), unix.LOCK_UN) }); err != nil {
+			return fmt.Errorf("unlock image root: %w", err) // closed before
+		}
+	}
+	return errors.Join(unlock, f.Close())
 }
 
 func holderLives(f *os.File) bool {

@@ -88,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s, err := open(quiet(namespaces.WithNamespace(ctx, namespace), cfg.Logger), cfg, lock)
 	if err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, unlockRoot(lock))
 	}
 	return s, nil
 }
@@ -142,7 +142,7 @@ func (s *Store) Close() error {
 	s.flightMu.Unlock()
 	s.tasks.Wait()
 	s.rootfs.Close()
-	return errors.Join(s.dbs.close(), s.lock.Close())
+	return errors.Join(s.dbs.close(), unlockRoot(s.lock))
 }
 
 func (s *Store) dropLeases(ctx context.Context) error {

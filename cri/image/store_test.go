@@ -3,8 +3,11 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,6 +65,51 @@ func TestRootLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	openStore(t, s.cfg.Root)
+}
+
+// TestRootLockHeldByChild has a program hold what its parent had open, as one
+// between fork and exec does.
+func TestRootLockHeldByChild(t *testing.T) {
+	t.Parallel()
+	inherit := func(lock *os.File, seconds string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), "sleep", seconds)
+		cmd.ExtraFiles = []*os.File{lock}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	root := t.TempDir()
+	lock, err := lockRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, holder := range []int{os.Getpid(), math.MaxInt32} { // one that lives, one that does not
+		if _, err := lock.WriteAt(fmt.Appendf(nil, "%d\n", holder), 0); err != nil {
+			t.Fatal(err)
+		}
+		child := inherit(lock, "0.3")
+		if err := lock.Close(); err != nil { // as a kill does
+			t.Fatal(err)
+		}
+		if lock, err = lockRoot(root); err != nil {
+			t.Fatalf("the child of process %d goes away: %v", holder, err)
+		}
+		if err := child.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	child := inherit(lock, "60")
+	if err := unlockRoot(lock); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err = lockRoot(root); err != nil {
+		t.Fatalf("given up, though a child has it open: %v", err)
+	}
+	if err := errors.Join(unlockRoot(lock), child.Process.Kill()); err != nil {
+		t.Error(err)
+	}
+	_ = child.Wait() // killed
 }
 
 func TestRootfsLife(t *testing.T) {

@@ -43,8 +43,10 @@ func Unpack(ctx context.Context, job Job, progress func(int64)) (Result, error) 
 	cmd.Stdin = bytes.NewReader(in)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	cmd.ExtraFiles = []*os.File{blob}
-	// Stored by nobody else: the child needs no environment but its mark.
-	cmd.Env = []string{childEnv + "=1", "GOMAXPROCS=2"}
+	// Stored by nobody else: the child needs no environment but its mark. A program
+	// with the race detector in it, which alone reads GORACE, would sleep a second
+	// before each exit.
+	cmd.Env = []string{childEnv + "=1", "GOMAXPROCS=2", "GORACE=atexit_sleep_ms=0"}
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// Unsharing here, not in the child, gives all its threads the namespace.
