@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/berthd/berth/cri/image"
@@ -45,6 +47,7 @@ func umociProgram(t *testing.T) string {
 	return path
 }
 
+// seeds is how many images are random, unless $BERTH_SEEDS says another number.
 const seeds = 40
 
 // TestTreesAreUmocis unpacks generated images with Berth, half of them pulled and
@@ -63,23 +66,31 @@ func TestTreesAreUmocis(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	all := features()
-	for seed := range uint64(seeds) {
+	all, count := features(), uint64(seeds)
+	if v := os.Getenv("BERTH_SEEDS"); v != "" {
+		if count, err = strconv.ParseUint(v, 10, 32); err != nil {
+			t.Fatalf("BERTH_SEEDS is to be a number of images: %v", err)
+		}
+	}
+	for seed := range count {
 		all = append(all, randomImage(seed))
 	}
-	compared := 0
-	for n, i := range all {
-		t.Run(i.name, func(t *testing.T) {
-			if one(t, s, umoci, i, n) {
-				compared++
-			}
-		})
-	}
+	var compared atomic.Int64
+	t.Run("images", func(t *testing.T) {
+		for n, i := range all {
+			t.Run(i.name, func(t *testing.T) {
+				t.Parallel()
+				if one(t, s, umoci, i, n) {
+					compared.Add(1)
+				}
+			})
+		}
+	})
 	if t.Failed() || strings.Contains(strings.Join(os.Args, " "), "-test.run") {
 		return
 	}
-	if compared < 80 {
-		t.Errorf("%d trees were compared, at least 80 are to be", compared)
+	if n := compared.Load(); n < 80 {
+		t.Errorf("%d trees were compared, at least 80 are to be", n)
 	}
 }
 
