@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/berthd/berth/test/failpoint"
 	"golang.org/x/sys/unix"
@@ -41,13 +42,20 @@ func Volatile(dir string, log *slog.Logger) error {
 	return nil
 }
 
+// purgePatience is how long a program that was killed may take to let go of a file.
+const purgePatience = 5 * time.Second
+
 // PurgeVolatile undoes Volatile, when nothing below dir is mounted or used any
-// more. Idempotent.
+// more; programs that are ending are waited for. Idempotent.
 func PurgeVolatile(dir string) error {
 	failpoint.Hit("cri/mountns/volatile-purge")
-	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
-	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil
+	for end := time.Now().Add(purgePatience); ; time.Sleep(50 * time.Millisecond) {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return fmt.Errorf("unmounting the tmpfs for state from %s: %w", dir, err)
+		}
 	}
-	return fmt.Errorf("unmounting the tmpfs for state from %s: %w", dir, err)
 }
