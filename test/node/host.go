@@ -79,7 +79,7 @@ func (h Host) Added(before Host, marks []string) []string {
 			had[l]++
 		}
 		for _, l := range lines {
-			own := func(mark string) bool { return strings.Contains(l, mark) }
+			own := func(mark string) bool { return names(l, mark) }
 			if had[l]--; had[l] < 0 && slices.ContainsFunc(marks, own) {
 				added = append(added, kind+": "+l)
 			}
@@ -87,4 +87,19 @@ func (h Host) Added(before Host, marks []string) []string {
 	}
 	sort.Strings(added)
 	return added
+}
+
+// names says whether line has mark, and not as the beginning of a longer number:
+// berth1 is not berth10.
+func names(line, mark string) bool {
+	for {
+		i := strings.Index(line, mark)
+		if i < 0 {
+			return false
+		}
+		line = line[i+len(mark):]
+		if line == "" || line[0] < '0' || line[0] > '9' {
+			return true
+		}
+	}
 }
